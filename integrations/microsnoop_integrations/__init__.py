@@ -1,0 +1,1 @@
+"""Embeddings handed to the AnnData world."""

@@ -1,0 +1,1 @@
+"""What every layer shares: errors, row schemas, configuration. Imports no torch, no ray."""

@@ -1,0 +1,277 @@
+"""Settings: frozen pydantic models that check themselves; an unknown key is an error.
+
+A configuration is one YAML file. Every key is also an option of ``microsnoop embed`` where that makes
+sense, and every key is described here and nowhere else: ``docs/configuration.md`` is generated from these
+models. Relative paths are relative to the working directory, as in any command.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from microsnoop.core.errors import ConfigError
+
+ChannelChoice = list[str | int] | dict[str, str | int]
+
+
+class Settings(BaseModel):
+    """Base: unknown keys are errors, values cannot be changed after checking."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class InputConfig(Settings):
+    """Where the images are. Exactly one of ``manifest``, ``folder`` and ``pattern``."""
+
+    manifest: str | None = Field(
+        None, description="CSV or Parquet table, one row an image; see docs/inputs.md for its columns."
+    )
+    folder: str | None = Field(None, description="A folder; every image file below it is one image.")
+    pattern: str | None = Field(
+        None,
+        description="File names with fields, e.g. `plates/{plate}/{well}_s{site}_w{channel}.tif`. Files that "
+        "differ only in `{channel}` become one image; the other fields become metadata.",
+    )
+    root: str | None = Field(
+        None, description="Folder that relative paths of a manifest start from (default: the manifest's own)."
+    )
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="Our column name: the name in your table, e.g. `{uri: file, image_id: cell_id}`.",
+    )
+    stack: bool = Field(
+        False, description="Each file is a stack (N,C,H,W): every index becomes one image of its own."
+    )
+    channels: ChannelChoice | None = Field(
+        None,
+        description="Channels to keep, in this order: a list of names or zero-based positions, or a mapping "
+        "of new name to old name or position. Default: all, under their own names.",
+    )
+    cells: str | None = Field(
+        None,
+        description="CSV or Parquet table of cells: `image` with `x_px, y_px` (centres, needs `cell_size_px`) "
+        "or `x0_px, y0_px, width_px, height_px` (boxes). Each row becomes one sample cut from its image.",
+    )
+    cells_columns: dict[str, str] = Field(
+        default_factory=dict, description="Like `columns`, for the table of cells."
+    )
+    cell_size_px: int | None = Field(None, ge=1, description="Side of the window cut around each centre.")
+    pixel_size_um: float | None = Field(
+        None, gt=0, description="Pixel size of all images; overrides what the files say."
+    )
+    max_image_mpx: float = Field(
+        200.0, gt=0, description="Largest image that is read, in megapixels a plane; larger is rejected."
+    )
+    min_side_px: int = Field(4, ge=1, description="Images and boxes with a shorter side are rejected.")
+    limit: int | None = Field(None, ge=1, description="Use only the first so many images (a trial run).")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> InputConfig:
+        given = [name for name in ("manifest", "folder", "pattern") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of manifest, folder and pattern, got {given or 'none'}")
+        if self.stack and self.cells:
+            raise ValueError("stack and cells exclude each other: a stack's images are cut out already")
+        return self
+
+
+class NormaliseConfig(Settings):
+    """Intensity scaling, per plane, on real pixels, before any padding (Microsnoop spec, section 8)."""
+
+    enabled: bool = Field(True, description="False for data that is scaled already.")
+    low: float = Field(1.0, ge=0, lt=100, description="Percentile that becomes 0.")
+    high: float = Field(99.0, gt=0, le=100, description="Percentile that becomes 1.")
+    clip: Literal["encoder", "none"] | tuple[float, float] = Field(
+        "encoder",
+        description="Range after scaling: the one the encoder was trained with, none, or [low, high].",
+    )
+    pad: Literal["zero", "edge_median", "reflect"] = Field(
+        "zero",
+        description="What surrounds an image that does not fill the square: 0 (the low percentile), the "
+        "median of the outermost ring (bright-field, H&E), or its mirror image.",
+    )
+    constant_plane: Literal["flag", "reject"] = Field(
+        "flag", description="A plane without any contrast: embed it as zeros and flag the row, or reject it."
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> NormaliseConfig:
+        if not self.low < self.high:
+            raise ValueError(f"low ({self.low}) must be below high ({self.high})")
+        if isinstance(self.clip, tuple) and not self.clip[0] < self.clip[1]:
+            raise ValueError(f"clip must be [low, high] with low < high, got {list(self.clip)}")
+        return self
+
+
+class NativeConfig(Settings):
+    """Mode `native`: keep the scale, pad to the input square."""
+
+    rescale_factor: float = Field(1.0, gt=0, description="Both sides are multiplied by this.")
+    target_um_per_px: float | None = Field(
+        None, gt=0, description="Scale every image to this pixel size instead; needs a known pixel size."
+    )
+    on_oversize: Literal["reject", "tile"] = Field(
+        "reject", description="An image larger than the input square: reject it, or tile it (flagged)."
+    )
+
+    @model_validator(mode="after")
+    def _one_scale(self) -> NativeConfig:
+        if self.target_um_per_px is not None and self.rescale_factor != 1.0:
+            raise ValueError("give rescale_factor or target_um_per_px, not both")
+        return self
+
+
+class TileConfig(Settings):
+    """Mode `tile`: overlapping windows that cover every pixel."""
+
+    overlap: Annotated[float, Field(ge=0.05, le=0.5)] = Field(0.1, description="Overlap, 0.05 to 0.5.")
+    rate: float = Field(1.0, gt=0, le=1, description="Share of the tiles to keep, drawn once an image.")
+    norm: Literal["tile", "image"] = Field("tile", description="Scale each tile by itself or by its image.")
+
+
+class ExecutionConfig(Settings):
+    """How the work is spread. None of these changes which rows come out."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where the encoder runs.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto",
+        description="Numbers inside the encoder. auto: bf16 where the hardware is fast at it, else fp32.",
+    )
+    compile: bool = Field(False, description="torch.compile the encoder: a minute of start-up, then faster.")
+    memory_gb: float | None = Field(
+        None, gt=0, description="Memory for the whole run on this machine (default: half of what is free)."
+    )
+    batch_planes: int | None = Field(
+        None, ge=1, description="Planes the encoder takes at once (default: by device and input side)."
+    )
+    actors: int | None = Field(None, ge=1, description="Encoder processes (default: by cores or GPUs).")
+    num_gpus_per_actor: float = Field(1.0, gt=0, le=1, description="Share of a GPU each actor asks for.")
+    address: str | None = Field(
+        None, description="A running Ray cluster (`auto` or its address); default: start a local one."
+    )
+    rows_per_part: int = Field(4096, ge=1, description="A Parquet file is closed at this many rows at most,")
+    flush_seconds: float = Field(20.0, gt=0, description="or after this long: what a crash can cost.")
+
+
+class EmbedConfig(Settings):
+    """One embedding run."""
+
+    version: Literal[1] = Field(1, description="Version of this file format.")
+    input: InputConfig = Field(description="Where the images are.")
+    run_dir: str = Field(description="Folder the run writes to; `<run_dir>.h5ad` stands beside it.")
+    encoder: str = Field(
+        "trial", description="Name of an encoder (`microsnoop models list`) or a .safetensors."
+    )
+    mode: Literal["rescale", "native", "tile"] = Field(
+        "rescale",
+        description="rescale: pad to a square and resize. native: keep the scale and pad. tile: cut windows.",
+    )
+    input_px: int | None = Field(
+        None,
+        ge=8,
+        description="Side of the encoder's input square, a multiple of 8 (default: the encoder's).",
+    )
+    antialias: bool = Field(True, description="Low-pass before shrinking; false is what was published.")
+    l2: bool = Field(True, description="Divide each channel's vector by its length.")
+    normalise: NormaliseConfig = Field(default_factory=NormaliseConfig, description="Intensity scaling.")
+    native: NativeConfig = Field(default_factory=NativeConfig, description="Settings of mode native.")
+    tile: TileConfig = Field(default_factory=TileConfig, description="Settings of mode tile.")
+    seed: int = Field(0, ge=0, description="Seed of every random choice, keyed by image.")
+    compat: list[Literal["pad_before_normalize"]] = Field(
+        default_factory=list, description="Published behaviours brought back for parity; off by default."
+    )
+    fuse: Literal["concat", "mean", "chans"] = Field(
+        "concat", description="How channel vectors become one row of X in the AnnData file."
+    )
+    export: Literal["h5ad", "zarr", "none"] = Field("h5ad", description="AnnData file written at the end.")
+    max_reject_fraction: float = Field(
+        0.05, ge=0, le=1, description="Exit code 3 when a larger share of the images was rejected."
+    )
+    execution: ExecutionConfig = Field(default_factory=ExecutionConfig, description="How the work is spread.")
+
+    @model_validator(mode="after")
+    def _sides(self) -> EmbedConfig:
+        if self.input_px is not None and self.input_px % 8:
+            raise ValueError(f"input_px must be a multiple of 8, got {self.input_px}")
+        return self
+
+    def processing(self) -> dict[str, Any]:
+        """Return the settings that change the numbers of a row, and no others."""
+        names = {"mode", "input_px", "antialias", "l2", "normalise", "native", "tile", "seed", "compat"}
+        settings = self.model_dump(mode="json", include=names)
+        settings["channels"] = self.input.channels
+        settings["cell_size_px"] = self.input.cell_size_px
+        settings["min_side_px"] = self.input.min_side_px
+        settings["max_image_mpx"] = self.input.max_image_mpx
+        return settings
+
+
+Model = TypeVar("Model", bound=Settings)
+
+
+def digest(value: Any) -> str:
+    """Return a short stable hash of JSON-like ``value``."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def load_config(path: str | Path, *, overrides: dict[str, Any] | None = None) -> EmbedConfig:
+    """Read the YAML configuration of an embedding run; see :func:`load_settings`."""
+    return load_settings(path, EmbedConfig, overrides=overrides)
+
+
+def load_settings(path: str | Path, model: type[Model], *, overrides: dict[str, Any] | None = None) -> Model:
+    """Read a YAML file and check it against ``model``.
+
+    Parameters
+    ----------
+    path
+        The YAML file.
+    model
+        The settings model.
+    overrides
+        Dotted key to value, laid over the file (what the command line gave).
+
+    Raises
+    ------
+    ConfigError
+        With the file, every wrong key and what was expected there.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error}") from error
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} must hold keys and values, got {type(data).__name__}")
+    return build_config(data, overrides=overrides, model=model, where=str(path))
+
+
+def build_config(
+    data: dict[str, Any], *, overrides: dict[str, Any] | None, model: type[Model], where: str
+) -> Model:
+    """Check ``data`` with ``overrides`` laid over it; errors name ``where`` the data came from."""
+    merged = json.loads(json.dumps(data, default=str))
+    for dotted, value in (overrides or {}).items():
+        *parents, leaf = dotted.split(".")
+        place = merged
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[leaf] = value
+    try:
+        return model.model_validate(merged)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc'])) or '(top)'}: {e['msg']}" for e in error.errors()]
+        raise ConfigError(
+            f"{where} has {error.error_count()} wrong setting(s):\n" + "\n".join(lines),
+            hint="docs/configuration.md lists every key",
+        ) from error

@@ -1,0 +1,172 @@
+"""Names of columns, codes and keys, and the Arrow schemas of the files a run writes.
+
+These are promises: a change of meaning raises ``SCHEMA_VERSION`` and keeps a reader for the old files
+(``tests/golden`` holds one file of every version). ``docs/schema.md`` is the readable form.
+
+Axis letters used all through the project: N sample, C channel, H W height and width, S input side, D dim.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+META_PREFIX = "meta_"
+SCHEMA_KEY = b"microsnoop"
+MAX_CHANNELS = 60
+
+
+class RejectCode(StrEnum):
+    """Why a row has no embedding. Every reject carries one, and a message that names the source."""
+
+    DECODE_ERROR = "decode_error"
+    SHAPE_MISMATCH = "shape_mismatch"
+    CHANNEL_MISMATCH = "channel_mismatch"
+    NON_FINITE_PIXELS = "non_finite_pixels"
+    CONSTANT_PLANE = "constant_plane"
+    TOO_SMALL = "too_small"
+    TOO_LARGE_FOR_NATIVE = "too_large_for_native"
+    BAD_EMBEDDING = "bad_embedding"
+
+
+class Flag(StrEnum):
+    """What is worth knowing about a row that was embedded all the same."""
+
+    SPARSE_PLANE = "sparse_plane"
+    CONSTANT_PLANE = "constant_plane"
+    AUTO_TILED = "auto_tiled"
+    CLIPPED_WINDOW = "clipped_window"
+    ALPHA_DROPPED = "alpha_dropped"
+    CMYK_CONVERTED = "cmyk_converted"
+    FLOAT64_NARROWED = "float64_narrowed"
+
+
+class Kind(StrEnum):
+    """What one row of the output is."""
+
+    IMAGE = "image"
+    CELL = "cell"
+    TILE = "tile"
+
+
+class Stage(StrEnum):
+    """Where a row was rejected."""
+
+    READ = "read"
+    EMBED = "embed"
+
+
+class Key:
+    """Names under which results stand in an AnnData object."""
+
+    UNS = "microsnoop"
+    SPATIAL = "spatial"
+    CHANNEL = "channel"
+    DIMENSION = "dimension"
+    LEIDEN = "leiden"
+
+
+# One record: one image to read, with the boxes to cut from it when it holds cells.
+RECORD_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
+    ("image_id", pa.string()),
+    ("order", pa.int64()),
+    ("uris", pa.list_(pa.string())),
+    ("fingerprints", pa.list_(pa.string())),  # "size:mtime" or an object store's tag; null where missing
+    ("uri_channels", pa.list_(pa.string())),  # one name per URI when channels are separate files, else null
+    ("index", pa.int64()),  # position in a stack, or null
+    ("pixel_size_um", pa.float64()),
+    ("record_key", pa.string()),
+)
+BOX_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
+    ("label", pa.string()),
+    ("y0_px", pa.int64()),
+    ("x0_px", pa.int64()),
+    ("height_px", pa.int64()),
+    ("width_px", pa.int64()),
+)
+# What a sample, an embedding and a reject have in common: identity, place, source, provenance.
+ROW_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
+    ("obs_id", pa.string()),
+    ("image_id", pa.string()),
+    ("parent_id", pa.string()),
+    ("kind", pa.string()),
+    ("label", pa.string()),
+    ("order", pa.int64()),
+    ("sample_index", pa.int64()),
+    ("n_samples", pa.int64()),
+    ("y0_px", pa.int64()),
+    ("x0_px", pa.int64()),
+    ("height_px", pa.int64()),
+    ("width_px", pa.int64()),
+    ("image_height_px", pa.int64()),
+    ("image_width_px", pa.int64()),
+    ("pixel_size_um", pa.float64()),
+    ("uris", pa.list_(pa.string())),
+    ("index", pa.int64()),
+    ("flags", pa.list_(pa.string())),
+    ("n_constant_planes", pa.int64()),
+    ("row_key", pa.string()),
+)
+# Pixels travel between the reading and the embedding stage in the dtype of the file.
+PIXEL_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
+    ("pixels", pa.large_binary()),
+    ("dtype", pa.string()),
+    ("rows_px", pa.int64()),
+    ("cols_px", pa.int64()),
+    ("offset", pa.list_(pa.float64())),
+    ("span", pa.list_(pa.float64())),
+    ("pad_level", pa.list_(pa.float64())),
+)
+ERROR_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
+    ("stage", pa.string()),
+    ("code", pa.string()),
+    ("message", pa.string()),
+)
+
+
+def meta_fields(schema: pa.Schema) -> list[pa.Field]:
+    """Return the metadata columns of ``schema``, in order."""
+    return [field for field in schema if field.name.startswith(META_PREFIX)]
+
+
+def sample_schema(meta: Sequence[pa.Field]) -> pa.Schema:
+    """Schema between the reading and the embedding stage: identity, pixels, and an error where it failed."""
+    return pa.schema([*_fields(ROW_FIELDS), *_fields(PIXEL_FIELDS), *_fields(ERROR_FIELDS), *meta])
+
+
+def result_schema(meta: Sequence[pa.Field], *, width: int) -> pa.Schema:
+    """Schema after the embedding stage: identity, a vector of ``width`` numbers or null, and the error."""
+    vector = pa.field("vectors", pa.list_(pa.float32(), width))
+    return pa.schema([*_fields(ROW_FIELDS), vector, *_fields(ERROR_FIELDS), *meta])
+
+
+def embedding_schema(meta: Sequence[pa.Field], *, channels: Sequence[str], dim: int) -> pa.Schema:
+    """Schema of ``embeddings/*.parquet``; ``vectors`` is (C, D) row by row, its shape is in the metadata."""
+    vector = pa.field("vectors", pa.list_(pa.float32(), len(channels) * dim), nullable=False)
+    header = {"schema_version": SCHEMA_VERSION, "channels": list(channels), "dim": dim}
+    return pa.schema(
+        [*_fields(ROW_FIELDS), vector, *meta], metadata={SCHEMA_KEY: json.dumps(header).encode()}
+    )
+
+
+def reject_schema(meta: Sequence[pa.Field]) -> pa.Schema:
+    """Schema of ``rejects/*.parquet``."""
+    header = {"schema_version": SCHEMA_VERSION}
+    fields = [*_fields(ROW_FIELDS), *_fields(ERROR_FIELDS), *meta]
+    return pa.schema(fields, metadata={SCHEMA_KEY: json.dumps(header).encode()})
+
+
+def require_columns(names: Iterable[str], *, stage: str, needed: Iterable[str]) -> None:
+    """Raise ``ValueError`` naming the stage, the missing columns and the ones that came."""
+    present = list(names)
+    missing = [name for name in needed if name not in present]
+    if missing:
+        raise ValueError(f"{stage} needs the columns {missing}, but got only {sorted(present)}")
+
+
+def _fields(pairs: Iterable[tuple[str, pa.DataType]]) -> list[pa.Field]:
+    return [pa.field(name, dtype) for name, dtype in pairs]

@@ -1,0 +1,1 @@
+"""Encoders in torch: the published network, its registry, and the embedder. No Ray here."""

@@ -1,0 +1,52 @@
+"""What an encoder declares about itself, and the weights that go with it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class EncoderCard(BaseModel):
+    """The contract of an encoder: what it takes, what it gives, where it comes from.
+
+    An encoder maps planes (N, 1, S, S) float32, scaled to ``value_range``, to vectors (N, dim) float32.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    architecture: str = Field(description="Which code builds it; a key of registry.ARCHITECTURES.")
+    trained: bool = Field(description="False says in every output that its numbers mean little.")
+    description: str
+    licence: str
+    sources: tuple[str, ...] = Field((), description="Data it was trained on, with credits.")
+    planes_in: int = Field(1, description="1, or 3: then the plane is repeated inside the encoder.")
+    input_px: int = Field(224, description="Input side it was trained at; the default of a run.")
+    side_multiple: int = Field(8, description="Input sides must be multiples of this.")
+    dim: int
+    value_range: tuple[float, float] | None = Field(None, description="Clip after percentile scaling.")
+    mean: tuple[float, ...] = Field((), description="Subtracted inside the encoder, if any.")
+    std: tuple[float, ...] = Field((), description="Divided by inside the encoder, if any.")
+    weights_sha256: str = Field("", description="Of the safetensors file; empty where there are no weights.")
+    notes: str = ""
+
+    def warning(self) -> str:
+        """Return a sentence to print wherever an untrained encoder's numbers appear, else nothing."""
+        if self.trained:
+            return ""
+        return f"The encoder {self.name!r} is NOT TRAINED: its numbers are a baseline, not a result."
+
+
+@dataclass(frozen=True)
+class EncoderBundle:
+    """A card and its weights as safetensors bytes: all that a worker needs to build the encoder."""
+
+    card: EncoderCard
+    weights: bytes
+
+
+def sha256(data: bytes) -> str:
+    """Return the hex SHA-256 of ``data``."""
+    return hashlib.sha256(data).hexdigest()

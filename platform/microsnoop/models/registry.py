@@ -1,0 +1,140 @@
+"""Encoders by name: shipped with the package, imported by the user, or baselines from optional packages."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+from torch import nn
+
+from microsnoop.core.errors import EncoderError, MissingDependency
+from microsnoop.models.baselines import EfficientNetLite0, Pixels16, load_lite0, load_pixels16
+from microsnoop.models.card import EncoderBundle, EncoderCard, sha256
+from microsnoop.models.checkpoint import load_weights, read_encoder
+from microsnoop.models.cnn import CnnEncoder, initialise
+from microsnoop.models.fold import FoldedEncoder
+
+SHIPPED = Path(__file__).parent / "weights"
+DEFAULT_ENCODER = "trial"
+UNTRAINED_CARD = EncoderCard(
+    name="untrained",
+    architecture="microsnoop-cnn",
+    trained=False,
+    description="The network of `trial` with random weights (seed 0): what training has to beat.",
+    licence="Apache-2.0",
+    dim=256,
+    value_range=(-1.0, 10.0),
+)
+
+
+@dataclass(frozen=True)
+class ListedEncoder:
+    """One line of ``microsnoop models list``: a card, or the reason why the encoder cannot be used."""
+
+    name: str
+    card: EncoderCard | None
+    problem: str
+
+
+def user_folder() -> Path:
+    """Return where imported encoders live: ``$MICROSNOOP_MODELS`` or the user's data folder."""
+    default = Path(os.environ.get("XDG_DATA_HOME", "~/.local/share")) / "microsnoop" / "models"
+    return Path(os.environ.get("MICROSNOOP_MODELS", default)).expanduser()
+
+
+def load_encoder(name: str) -> EncoderBundle:
+    """Return card and weights of an encoder.
+
+    Parameters
+    ----------
+    name
+        A name of :func:`list_encoders`, or the path of a ``.safetensors`` file with its card beside it.
+
+    Raises
+    ------
+    EncoderError
+        Unknown name, damaged or changed weights.
+    MissingDependency
+        A baseline whose package is not installed.
+    """
+    if name.endswith(".safetensors"):
+        return read_encoder(Path(name))
+    if name in _BUILT_IN:
+        return _BUILT_IN[name]()
+    imported = user_folder() / f"{name}.safetensors"
+    if Path(name).name == name and imported.is_file():
+        return read_encoder(imported)
+    known = ", ".join(entry.name for entry in list_encoders())
+    raise EncoderError(
+        f"there is no encoder named {name!r}",
+        hint=f"known are {known}; or give the path of a .safetensors file",
+    )
+
+
+def list_encoders() -> list[ListedEncoder]:
+    """Return every encoder that can be named, usable or not."""
+    names = [*_BUILT_IN, *sorted(path.stem for path in user_folder().glob("*.safetensors"))]
+    return [_listed(name) for name in names]
+
+
+def build_encoder(bundle: EncoderBundle) -> nn.Module:
+    """Build the network of a bundle with its weights, every submodule in eval mode, float32 on the CPU.
+
+    The module maps planes (N, 1, S, S) to vectors (N, dim), not of unit length.
+    """
+    try:
+        make = _ARCHITECTURES[bundle.card.architecture]
+    except KeyError:
+        raise EncoderError(
+            f"the architecture {bundle.card.architecture!r} of encoder {bundle.card.name!r} is unknown; "
+            f"this version builds {', '.join(_ARCHITECTURES)}"
+        ) from None
+    module = make(bundle.weights)
+    training = [name for name, part in module.named_modules() if part.training]
+    if training:
+        raise EncoderError(f"encoder {bundle.card.name!r} is not fully in eval mode: {training[:3]}")
+    return module
+
+
+def _listed(name: str) -> ListedEncoder:
+    try:
+        return ListedEncoder(name, load_encoder(name).card, "")
+    except MissingDependency as error:
+        return ListedEncoder(name, None, f"not installed: {error.hint}")
+    except EncoderError as error:
+        return ListedEncoder(name, None, error.message)
+
+
+def _untrained() -> EncoderBundle:
+    weights = safetensors.torch.save(
+        {f"encoder.{name}": tensor for name, tensor in initialise(CnnEncoder(), seed=0).state_dict().items()}
+    )
+    return EncoderBundle(UNTRAINED_CARD.model_copy(update={"weights_sha256": sha256(weights)}), weights)
+
+
+def _build_cnn(weights: bytes) -> nn.Module:
+    encoder = CnnEncoder()
+    load_weights(encoder, weights, prefix="encoder.")
+    return FoldedEncoder(encoder.eval())
+
+
+def _build_lite0(weights: bytes) -> nn.Module:
+    module = EfficientNetLite0()
+    load_weights(module, weights)
+    return module.eval()
+
+
+_BUILT_IN: dict[str, Callable[[], EncoderBundle]] = {
+    "trial": lambda: read_encoder(SHIPPED / "trial.safetensors"),
+    "untrained": _untrained,
+    "efficientnet-lite0": load_lite0,
+    "pixels16": load_pixels16,
+}
+_ARCHITECTURES: dict[str, Callable[[bytes], nn.Module]] = {
+    "microsnoop-cnn": _build_cnn,
+    "efficientnet-lite0": _build_lite0,
+    "pixels16": lambda _weights: Pixels16().eval(),
+}
