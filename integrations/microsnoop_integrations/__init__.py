@@ -1,1 +1,1 @@
-"""Embeddings handed to the AnnData world."""
+"""Embeddings handed to the AnnData world: export of runs, and seeded scanpy steps."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from typing import Any
 
 import pyarrow as pa
 
@@ -73,7 +74,6 @@ class Key:
 # One record: one image to read, with the boxes to cut from it when it holds cells.
 RECORD_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
     ("image_id", pa.string()),
-    ("order", pa.int64()),
     ("uris", pa.list_(pa.string())),
     ("fingerprints", pa.list_(pa.string())),  # "size:mtime" or an object store's tag; null where missing
     ("uri_channels", pa.list_(pa.string())),  # one name per URI when channels are separate files, else null
@@ -88,14 +88,15 @@ BOX_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
     ("height_px", pa.int64()),
     ("width_px", pa.int64()),
 )
-# What a sample, an embedding and a reject have in common: identity, place, source, provenance.
+# What a sample, an embedding and a reject have in common: identity, place, source, provenance. Metadata is
+# not repeated in every row: it stands in records.parquet and cells.parquet and is joined by key at export,
+# so that a corrected plate map costs no embedding.
 ROW_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
     ("obs_id", pa.string()),
     ("image_id", pa.string()),
     ("parent_id", pa.string()),
     ("kind", pa.string()),
     ("label", pa.string()),
-    ("order", pa.int64()),
     ("sample_index", pa.int64()),
     ("n_samples", pa.int64()),
     ("y0_px", pa.int64()),
@@ -117,6 +118,7 @@ PIXEL_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
     ("dtype", pa.string()),
     ("rows_px", pa.int64()),
     ("cols_px", pa.int64()),
+    ("factor", pa.float64()),
     ("offset", pa.list_(pa.float64())),
     ("span", pa.list_(pa.float64())),
     ("pad_level", pa.list_(pa.float64())),
@@ -128,36 +130,42 @@ ERROR_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
 )
 
 
-def meta_fields(schema: pa.Schema) -> list[pa.Field]:
-    """Return the metadata columns of ``schema``, in order."""
-    return [field for field in schema if field.name.startswith(META_PREFIX)]
+def cell_id(image_id: str, label: str) -> str:
+    """Return the id of a cell: ``image_id#label``."""
+    return f"{image_id}#{label}"
 
 
-def sample_schema(meta: Sequence[pa.Field]) -> pa.Schema:
+def tile_id(parent_id: str, y0_px: int, x0_px: int) -> str:
+    """Return the id of a tile: ``parent_id@y0,x0``, where the parent is an image or a cell."""
+    return f"{parent_id}@{y0_px},{x0_px}"
+
+
+def sample_schema() -> pa.Schema:
     """Schema between the reading and the embedding stage: identity, pixels, and an error where it failed."""
-    return pa.schema([*_fields(ROW_FIELDS), *_fields(PIXEL_FIELDS), *_fields(ERROR_FIELDS), *meta])
+    return pa.schema([*_fields(ROW_FIELDS), *_fields(PIXEL_FIELDS), *_fields(ERROR_FIELDS)])
 
 
-def result_schema(meta: Sequence[pa.Field], *, width: int) -> pa.Schema:
+def result_schema(width: int) -> pa.Schema:
     """Schema after the embedding stage: identity, a vector of ``width`` numbers or null, and the error."""
-    vector = pa.field("vectors", pa.list_(pa.float32(), width))
-    return pa.schema([*_fields(ROW_FIELDS), vector, *_fields(ERROR_FIELDS), *meta])
+    return pa.schema([*_fields(ROW_FIELDS), _vector(width), *_fields(ERROR_FIELDS)])
 
 
-def embedding_schema(meta: Sequence[pa.Field], *, channels: Sequence[str], dim: int) -> pa.Schema:
+def embedding_schema(*, channels: Sequence[str], dim: int) -> pa.Schema:
     """Schema of ``embeddings/*.parquet``; ``vectors`` is (C, D) row by row, its shape is in the metadata."""
-    vector = pa.field("vectors", pa.list_(pa.float32(), len(channels) * dim), nullable=False)
     header = {"schema_version": SCHEMA_VERSION, "channels": list(channels), "dim": dim}
-    return pa.schema(
-        [*_fields(ROW_FIELDS), vector, *meta], metadata={SCHEMA_KEY: json.dumps(header).encode()}
-    )
+    return pa.schema([*_fields(ROW_FIELDS), _vector(len(channels) * dim)], metadata=_header(header))
 
 
-def reject_schema(meta: Sequence[pa.Field]) -> pa.Schema:
+def reject_schema() -> pa.Schema:
     """Schema of ``rejects/*.parquet``."""
-    header = {"schema_version": SCHEMA_VERSION}
-    fields = [*_fields(ROW_FIELDS), *_fields(ERROR_FIELDS), *meta]
-    return pa.schema(fields, metadata={SCHEMA_KEY: json.dumps(header).encode()})
+    fields = [*_fields(ROW_FIELDS), *_fields(ERROR_FIELDS)]
+    return pa.schema(fields, metadata=_header({"schema_version": SCHEMA_VERSION}))
+
+
+def read_header(schema: pa.Schema) -> dict[str, Any]:
+    """Return what a file of ours says about itself: ``schema_version``, and ``channels`` and ``dim``."""
+    header: dict[str, Any] = json.loads((schema.metadata or {}).get(SCHEMA_KEY, b"{}"))
+    return header
 
 
 def require_columns(names: Iterable[str], *, stage: str, needed: Iterable[str]) -> None:
@@ -166,6 +174,14 @@ def require_columns(names: Iterable[str], *, stage: str, needed: Iterable[str]) 
     missing = [name for name in needed if name not in present]
     if missing:
         raise ValueError(f"{stage} needs the columns {missing}, but got only {sorted(present)}")
+
+
+def _vector(width: int) -> pa.Field:
+    return pa.field("vectors", pa.list_(pa.float32(), width))
+
+
+def _header(header: dict[str, Any]) -> dict[bytes, bytes]:
+    return {SCHEMA_KEY: json.dumps(header).encode()}
 
 
 def _fields(pairs: Iterable[tuple[str, pa.DataType]]) -> list[pa.Field]:

@@ -58,6 +58,11 @@ def available_devices() -> list[str]:
     return [*found, "cpu"]
 
 
+def count_gpus() -> int:
+    """Return how many CUDA devices torch sees on this machine."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
 def resolve_precision(device: str, requested: str) -> str:
     """Return ``bf16`` or ``fp32``; ``auto`` takes bf16 only where the hardware is fast at it."""
     if requested != "auto":

@@ -127,7 +127,7 @@ def resample_matrix(source_px: int, target_px: int, *, antialias: bool) -> NDArr
     distance = np.abs(centres[:, None] - np.arange(source_px)[None, :]) / width
     weights = np.maximum(0.0, 1.0 - distance)
     weights /= weights.sum(axis=1, keepdims=True)
-    matrix = weights.astype(np.float32)
+    matrix: NDArray[np.float32] = weights.astype(np.float32)
     matrix.flags.writeable = False
     return matrix
 

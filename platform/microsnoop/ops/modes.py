@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ class Window:
 
     box: Box
     factor: float | None
+    is_tile: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class PixelSample:
     ``planes`` is smaller than the box.
     """
 
-    planes: NDArray
+    planes: NDArray[Any]
     scaling: Scaling
     box: Box
     image_px: tuple[int, int]
@@ -106,7 +108,7 @@ def _tiles(region: Box, cfg: EmbedConfig, factor: float, side_px: int, draw_key:
         chosen = keyed_generator(cfg.seed, "tile", draw_key).choice(len(inner), keep, replace=False)
         inner = [inner[i] for i in np.sort(chosen)]
     return [
-        Window(Box(region.y0_px + b.y0_px, region.x0_px + b.x0_px, b.height_px, b.width_px), factor)
+        Window(Box(region.y0_px + b.y0_px, region.x0_px + b.x0_px, b.height_px, b.width_px), factor, True)
         for b in inner
     ]
 

@@ -1,0 +1,171 @@
+"""A table of cells (centres or boxes), attached to the records of their images.
+
+A cell whose image is not in the input list is not lost: its image becomes a record without a file, and the
+cell a reject that says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+
+from microsnoop.core.config import InputConfig
+from microsnoop.core.errors import ConfigError, InputError
+from microsnoop.core.schema import BOX_FIELDS, cell_id
+from microsnoop.io.tables import meta_name, plain_column, read_table, rename_columns
+from microsnoop.ops.geometry import box_around
+
+_CENTRE = ("x_px", "y_px")
+_BOX = ("x0_px", "y0_px", "width_px", "height_px")
+_TAKEN = {"image", "label", *_CENTRE, *_BOX}
+_BOX_NAMES = [name for name, _ in BOX_FIELDS]
+BOXES_TYPE = pa.list_(pa.struct([pa.field(*field) for field in BOX_FIELDS]))
+
+
+def attach_cells(records: pa.Table, cfg: InputConfig) -> tuple[pa.Table, pa.Table, list[str]]:
+    """Add the column ``boxes`` to ``records``: for each image its cells.
+
+    Returns
+    -------
+    Records (images without a cell are left out, images only the cells know are added), the cells' metadata
+    keyed by ``parent_id``, and notes.
+
+    Raises
+    ------
+    InputError
+        Columns missing, coordinates that are not numbers, a label twice in one image.
+    """
+    where = str(cfg.cells)
+    table = rename_columns(read_table(where), cfg.cells_columns, where=where)
+    if "image" not in table.column_names:
+        raise InputError(
+            f"{where} has no column `image`",
+            hint=f"it has {', '.join(table.column_names)}; map it with input.cells_columns",
+        )
+    windows = _windows(table, cfg, where)
+    by_image = _group([str(value) for value in table["image"].to_pylist()], records)
+    labels = _labels(table, by_image, where)
+    boxes = {
+        image_id: [dict(zip(_BOX_NAMES, (labels[row], *windows[row]), strict=True)) for row in rows]
+        for image_id, rows in by_image.items()
+    }
+    joined, notes = _joined(records, boxes)
+    return joined, _metadata(table, by_image, labels, records), notes
+
+
+def _metadata(
+    table: pa.Table, by_image: dict[str, list[int]], labels: list[str], records: pa.Table
+) -> pa.Table:
+    own = {meta_name(name): plain_column(table, name) for name in table.column_names if name not in _TAKEN}
+    clash = sorted(own.keys() & set(records.column_names))
+    if clash:
+        raise InputError(
+            f"images and cells both have the column(s) {', '.join(clash)}", hint="rename one of them"
+        )
+    parents = [""] * table.num_rows
+    for image_id, rows in by_image.items():
+        for row in rows:
+            parents[row] = cell_id(image_id, labels[row])
+    return pa.table({"parent_id": pa.array(parents), **own})
+
+
+def _windows(table: pa.Table, cfg: InputConfig, where: str) -> list[tuple[int, int, int, int]]:
+    """Return (y0, x0, height, width) of every row; sides are checked when the image is read."""
+    names = table.column_names
+    if all(name in names for name in _BOX):
+        x0s, y0s, widths, heights = (_numbers(table, name, where) for name in _BOX)
+        rows = zip(y0s, x0s, heights, widths, strict=True)
+        return [(math.floor(y0), math.floor(x0), math.ceil(h), math.ceil(w)) for y0, x0, h, w in rows]
+    if all(name in names for name in _CENTRE):
+        if cfg.cell_size_px is None:
+            raise ConfigError(
+                f"{where} holds centres: input.cell_size_px must say how large a window to cut around them"
+            )
+        xs, ys = (_numbers(table, name, where) for name in _CENTRE)
+        squares = [box_around(y, x, size_px=cfg.cell_size_px) for x, y in zip(xs, ys, strict=True)]
+        return [(box.y0_px, box.x0_px, box.height_px, box.width_px) for box in squares]
+    raise InputError(
+        f"{where} has neither {', '.join(_CENTRE)} nor {', '.join(_BOX)}",
+        hint=f"it has {', '.join(names)}; map them with input.cells_columns",
+    )
+
+
+def _numbers(table: pa.Table, name: str, where: str) -> list[float]:
+    column = table[name]
+    try:
+        values: list[float] = column.cast(pa.float64()).to_pylist()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise InputError(f"{where}: the column {name} must hold numbers ({error})") from error
+    bad = [i + 1 for i, value in enumerate(values) if value is None or not math.isfinite(value)]
+    if bad:
+        raise InputError(f"{where}: the column {name} has no number in row(s) {bad[:10]}")
+    return values
+
+
+def _group(images: list[str], records: pa.Table) -> dict[str, list[int]]:
+    """Return image_id -> rows of the cell table; a name may be an id, a path, a file name, with extension or not."""
+    ids = records["image_id"].to_pylist()
+    aliases: dict[str, set[str]] = defaultdict(set)
+    for image_id in ids:
+        path = PurePosixPath(image_id)
+        aliases[path.name].add(image_id)
+        aliases[path.stem].add(image_id)
+    known = set(ids)
+    groups: dict[str, list[int]] = defaultdict(list)
+    for row, image in enumerate(images):
+        matches = (
+            {image}
+            if image in known
+            else aliases.get(image) or aliases.get(PurePosixPath(image).name, {image})
+        )
+        if len(matches) > 1:
+            raise InputError(
+                f"the cell table's image {image!r} could be any of {sorted(matches)[:3]}",
+                hint="use the image_id",
+            )
+        groups[next(iter(matches))].append(row)
+    if not known & groups.keys():
+        raise InputError(
+            f"no image of the cell table is in the input list: cells name e.g. {images[0]!r}, images e.g. {ids[0]!r}",
+            hint="the column `image` must hold image ids or file names",
+        )
+    return groups
+
+
+def _labels(table: pa.Table, by_image: dict[str, list[int]], where: str) -> list[str]:
+    """Return the label of every row: the user's, or 1, 2, ... within each image."""
+    given = table["label"].to_pylist() if "label" in table.column_names else None
+    labels = [""] * table.num_rows
+    for image_id, rows in by_image.items():
+        for n, row in enumerate(rows, start=1):
+            labels[row] = str(n if given is None else given[row])
+        repeated = [label for label, n in Counter(labels[row] for row in rows).items() if n > 1]
+        if repeated:
+            raise InputError(f"{where}: image {image_id!r} has the label(s) {repeated[:5]} more than once")
+    return labels
+
+
+def _joined(records: pa.Table, boxes: dict[str, list[dict[str, Any]]]) -> tuple[pa.Table, list[str]]:
+    ids = records["image_id"].to_pylist()
+    known = set(ids)
+    kept = [i for i, image_id in enumerate(ids) if image_id in boxes]
+    unknown = [image_id for image_id in boxes if image_id not in known]
+    notes = []
+    if len(kept) < len(ids):
+        notes.append(f"{len(ids) - len(kept):,} images have no cell in the table and were left out")
+    if unknown:
+        notes.append(
+            f"{len(unknown):,} images of the cell table are not in the input list, e.g. {unknown[0]!r}"
+        )
+    table = records.take(pa.array(kept, pa.int64()))
+    if unknown:
+        blank = {name: pa.nulls(len(unknown), table.schema.field(name).type) for name in table.column_names}
+        blank["image_id"] = pa.array(unknown)
+        blank["uris"] = pa.array([[] for _ in unknown], pa.list_(pa.string()))
+        table = pa.concat_tables([table, pa.table(blank, schema=table.schema)])
+    column = pa.array([boxes[image_id] for image_id in table["image_id"].to_pylist()], BOXES_TYPE)
+    return table.append_column("boxes", column), notes

@@ -1,0 +1,248 @@
+"""What a run works on: a manifest, a folder or a file-name pattern, as one checked table of records.
+
+No image is opened here, except the headers of stacks (how many images do they hold?). Every problem that
+concerns the list as a whole is an error now; a single file that is missing or broken becomes a reject later.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+
+from microsnoop.core.config import InputConfig
+from microsnoop.core.errors import InputError, RowRejected
+from microsnoop.core.schema import META_PREFIX, RECORD_FIELDS
+from microsnoop.io.cells import attach_cells
+from microsnoop.io.formats import EXTENSIONS
+from microsnoop.io.images import open_image
+from microsnoop.io.opener import fingerprints, is_remote, join, list_files, local_path, parent
+from microsnoop.io.patterns import compile_pattern, match_files
+from microsnoop.io.tables import meta_name, plain_column, read_table, rename_columns
+
+_URI_ALIASES = ("uri", "path", "file", "image")
+_URI_PREFIX = "uri_"
+
+
+@dataclass(frozen=True)
+class InputList:
+    """Checked records and what there is to say about them.
+
+    ``records`` has the columns of ``schema.RECORD_FIELDS``, ``boxes`` where a table of cells was given, and
+    metadata columns ``meta_*``. ``cells`` holds the cells' own metadata under ``parent_id``
+    (``image_id#label``). ``notes`` are sentences for the plan: files ignored, images without cells.
+    """
+
+    records: pa.Table
+    cells: pa.Table | None
+    notes: tuple[str, ...]
+
+
+def read_records(cfg: InputConfig) -> InputList:
+    """Turn the input settings into records, one an image, in a stable order.
+
+    Raises
+    ------
+    InputError
+        Nothing found, an unreadable table, columns that are missing, ids that repeat.
+    """
+    if cfg.manifest is not None:
+        table, notes = _from_manifest(cfg)
+    elif cfg.folder is not None:
+        table, notes = _from_folder(cfg.folder)
+    else:
+        table, notes = _from_pattern(str(cfg.pattern))
+    if cfg.stack:
+        table = _expand_stacks(table, cfg)
+    _check_unique(table)
+    cells = None
+    if cfg.cells is not None:
+        table, cells, cell_notes = attach_cells(table, cfg)
+        notes += cell_notes
+    if cfg.limit is not None and cfg.limit < table.num_rows:
+        notes.append(f"only the first {cfg.limit:,} of {table.num_rows:,} images (input.limit)")
+        table = table.slice(0, cfg.limit)
+    return InputList(_finish(table, cfg), cells, tuple(notes))
+
+
+def _from_manifest(cfg: InputConfig) -> tuple[pa.Table, list[str]]:
+    assert cfg.manifest is not None
+    table = rename_columns(read_table(cfg.manifest), cfg.columns, where=cfg.manifest)
+    root = cfg.root if cfg.root is not None else parent(cfg.manifest)
+    separate = [name for name in table.column_names if name.startswith(_URI_PREFIX)]
+    if separate:
+        columns = {name.removeprefix(_URI_PREFIX): table[name].to_pylist() for name in separate}
+        relative = [list(row) for row in zip(*columns.values(), strict=True)]
+        channels: list[str] | None = list(columns)
+    else:
+        name = next((alias for alias in _URI_ALIASES if alias in table.column_names), None)
+        if name is None:
+            raise InputError(
+                f"{cfg.manifest} has no column that says where the images are",
+                hint="name it `uri`, or one column per channel `uri_<channel>`, or map it with "
+                f"input.columns; the table has {', '.join(table.column_names)}",
+            )
+        separate, channels = [name], None
+        relative = [[value] for value in table[name].to_pylist()]
+    uris = [[None if uri is None else join(root, str(uri)) for uri in row] for row in relative]
+    index = _integers(table, "index", cfg.manifest)
+    ids = (
+        [None if value is None else str(value) for value in table["image_id"].to_pylist()]
+        if "image_id" in table.column_names
+        else [_default_id(row, i) for row, i in zip(relative, index, strict=True)]
+    )
+    nameless = next((row for row, name in enumerate(ids, start=1) if name is None), None)
+    if nameless is not None:
+        raise InputError(f"{cfg.manifest}: row {nameless} has no image_id")
+    taken = {*separate, "image_id", "index", "pixel_size_um"}
+    meta = {meta_name(name): plain_column(table, name) for name in table.column_names if name not in taken}
+    size = table["pixel_size_um"].cast(pa.float64()) if "pixel_size_um" in table.column_names else None
+    return _records(ids, uris, channels=channels, index=index, size=size, meta=meta), []
+
+
+def _from_folder(folder: str) -> tuple[pa.Table, list[str]]:
+    files = list(list_files(folder))
+    images = [uri for uri in files if uri.lower().endswith(EXTENSIONS)]
+    if not images:
+        found = Counter(PurePosixPath(uri).suffix or "none" for uri in files)
+        seen = ", ".join(f"{n} × {suffix}" for suffix, n in found.most_common(5)) or "it is empty"
+        raise InputError(
+            f"no images in {folder} ({seen})", hint=f"image files end in {', '.join(EXTENSIONS)}"
+        )
+    ids = [_relative(uri, folder) for uri in images]
+    folders = [str(PurePosixPath(i).parent) for i in ids]
+    meta = {} if set(folders) == {"."} else {"meta_folder": pa.array(folders)}
+    ignored = len(files) - len(images)
+    notes = [f"{ignored:,} other files in {folder} are not images and were left out"] if ignored else []
+    return _records(ids, [[uri] for uri in images], meta=meta), notes
+
+
+def _from_pattern(pattern: str) -> tuple[pa.Table, list[str]]:
+    compiled = compile_pattern(pattern)
+    files = list(list_files(compiled.base))
+    found = match_files(compiled, files)
+    meta = {f"{META_PREFIX}{name}": pa.array(values) for name, values in found.fields.items()}
+    ignored = len(files) - found.n_files
+    notes = (
+        [f"{ignored:,} files below {compiled.base} do not match the pattern and were left out"]
+        if ignored
+        else []
+    )
+    return _records(found.ids, found.uris, channels=found.channels, meta=meta), notes
+
+
+def _records(
+    ids: Sequence[str | None],
+    uris: Sequence[Sequence[str | None]],
+    *,
+    channels: Sequence[str] | None = None,
+    index: Sequence[int | None] | None = None,
+    size: pa.ChunkedArray | None = None,
+    meta: dict[str, Any],
+) -> pa.Table:
+    n = len(ids)
+    columns = {
+        "image_id": pa.array(ids, pa.string()),
+        "uris": pa.array(uris, pa.list_(pa.string())),
+        "uri_channels": pa.array([list(channels) if channels else None] * n, pa.list_(pa.string())),
+        "index": pa.array(index if index is not None else [None] * n, pa.int64()),
+        "pixel_size_um": size if size is not None else pa.nulls(n, pa.float64()),
+    }
+    return pa.table({**columns, **meta})
+
+
+def _expand_stacks(table: pa.Table, cfg: InputConfig) -> pa.Table:
+    """Make one record of every image of every file; a file that cannot be opened stays one record."""
+    if any(row is not None for row in table["index"].to_pylist()):
+        return table  # the manifest lists the images itself
+    limit_px = int(cfg.max_image_mpx * 1e6)
+
+    def count(uris: list[str | None]) -> int:
+        try:
+            file = open_image(str(uris[0]), stack=True, limit_px=limit_px)
+        except RowRejected:
+            return 0
+        file.close()
+        return file.info.n_images
+
+    with ThreadPoolExecutor(8) as pool:
+        counts = list(pool.map(count, table["uris"].to_pylist()))
+    source = [i for i, n in enumerate(counts) for _ in range(max(n, 1))]
+    index = [k if n else None for n in counts for k in range(max(n, 1))]
+    expanded = table.take(pa.array(source))
+    ids = [
+        name if k is None else f"{name}[{k}]"
+        for name, k in zip(expanded["image_id"].to_pylist(), index, strict=True)
+    ]
+    expanded = expanded.set_column(expanded.schema.get_field_index("image_id"), "image_id", pa.array(ids))
+    return expanded.set_column(expanded.schema.get_field_index("index"), "index", pa.array(index, pa.int64()))
+
+
+def _finish(table: pa.Table, cfg: InputConfig) -> pa.Table:
+    """Add fingerprints and the key of each record's source; apply the overriding pixel size."""
+    n = table.num_rows
+    uris = table["uris"].to_pylist()
+    flat = [uri for row in uris for uri in row if uri is not None]
+    marks = iter(fingerprints(flat))
+    prints = [[None if uri is None else next(marks) for uri in row] for row in uris]
+    channels, index = table["uri_channels"].to_pylist(), table["index"].to_pylist()
+    keys = [source_key(*row) for row in zip(uris, prints, channels, index, strict=True)]
+    columns = {
+        **{name: table[name] for name in table.column_names},
+        "fingerprints": pa.array(prints, pa.list_(pa.string())),
+        "record_key": pa.array(keys, pa.string()),
+    }
+    if cfg.pixel_size_um is not None:
+        columns["pixel_size_um"] = pa.array([cfg.pixel_size_um] * n, pa.float64())
+    meta = [name for name in table.column_names if name.startswith(META_PREFIX)]
+    boxes = ["boxes"] if "boxes" in columns else []
+    return pa.table({name: columns[name] for name in [*(n for n, _ in RECORD_FIELDS), *boxes, *meta]})
+
+
+def source_key(
+    uris: Sequence[str | None],
+    prints: Sequence[str | None],
+    uri_channels: Sequence[str] | None,
+    index: int | None,
+) -> str:
+    """Return the key of a record's source: which files, in which state, which image of them."""
+    text = json.dumps([uris, prints, uri_channels, index], ensure_ascii=False)
+    return blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+
+
+def _check_unique(table: pa.Table) -> None:
+    counts = Counter(table["image_id"].to_pylist())
+    repeated = [f"{name!r} ({n} times)" for name, n in counts.items() if n > 1]
+    if repeated:
+        raise InputError(
+            f"{len(repeated)} image ids stand more than once: {', '.join(repeated[:5])}",
+            hint="every image needs an id of its own: give a column image_id, or remove the repeated rows",
+        )
+
+
+def _default_id(uris: Sequence[str | None], index: int | None) -> str:
+    name = next((str(uri) for uri in uris if uri is not None), "")
+    return name if index is None else f"{name}[{index}]"
+
+
+def _relative(uri: str, folder: str) -> str:
+    if is_remote(folder):
+        return uri.removeprefix(folder.rstrip("/") + "/")
+    return local_path(uri).relative_to(local_path(folder)).as_posix()
+
+
+def _integers(table: pa.Table, name: str, where: str) -> list[int | None]:
+    if name not in table.column_names:
+        return [None] * table.num_rows
+    try:
+        values: list[int | None] = table[name].cast(pa.int64()).to_pylist()
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{where}: the column {name!r} must hold whole numbers ({error})") from error
+    return values

@@ -1,0 +1,268 @@
+"""The run directory: what was asked, what is written, what was rejected, and who may write.
+
+::
+
+    RUN/
+      run.json                      settings, encoder, versions, counts, sessions
+      records.parquet               the input list, with metadata
+      cells.parquet                 metadata of cells, if a table of cells was given
+      embeddings/part-*.parquet     one row a sample, with its vectors
+      rejects/part-*.parquet        one row a sample that could not be embedded, with the reason
+      retried/                      rejects that `microsnoop retry` took up again
+      .lock                         held by the process that writes
+
+One process writes: parts appear by renaming, so a run that is killed at any moment leaves only whole parts.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from microsnoop.core.errors import RunError, RunLocked
+from microsnoop.core.schema import SCHEMA_VERSION, embedding_schema, reject_schema
+from microsnoop.io.parts import list_parts, read_parts, remove_partials, write_atomic, write_part
+
+COUNT_COLUMNS = ("obs_id", "image_id", "n_samples")
+_PART_BYTES = 64 * 2**20
+
+
+class RunStore:
+    """One run directory. Reading needs no lock; writing happens inside :meth:`lock`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.embeddings, self.rejects = path / "embeddings", path / "rejects"
+        self._info: dict[str, Any] | None = None
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run was begun here."""
+        return (self.path / "run.json").is_file()
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """The content of ``run.json``.
+
+        Raises
+        ------
+        RunError
+            Not a run directory, or made by a newer version.
+        """
+        if self._info is None:
+            try:
+                loaded = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+            except FileNotFoundError as error:
+                raise RunError(
+                    f"{self.path} is not a run directory: it has no run.json",
+                    hint="`microsnoop embed` makes one",
+                ) from error
+            except ValueError as error:
+                raise RunError(f"{self.path / 'run.json'} is damaged: {error}") from error
+            if loaded.get("schema_version") != SCHEMA_VERSION:
+                raise RunError(
+                    f"{self.path} has schema version {loaded.get('schema_version')}, this version reads "
+                    f"{SCHEMA_VERSION}"
+                )
+            self._info = loaded
+        return self._info
+
+    def write_info(self, info: dict[str, Any]) -> None:
+        """Replace ``run.json``."""
+        self._info = {"schema_version": SCHEMA_VERSION, **info}
+        text = json.dumps(self._info, indent=2, ensure_ascii=False, default=str) + "\n"
+        write_atomic(self.path / "run.json", text.encode("utf-8", "surrogateescape"))
+
+    @property
+    def records(self) -> pa.Table:
+        """The input list this run works on."""
+        return pq.read_table(self.path / "records.parquet")
+
+    @property
+    def cells(self) -> pa.Table | None:
+        """Metadata of cells by ``parent_id``, if any."""
+        path = self.path / "cells.parquet"
+        return pq.read_table(path) if path.is_file() else None
+
+    def write_inputs(self, records: pa.Table, cells: pa.Table | None) -> None:
+        """Replace the input list and the cells' metadata."""
+        for name, table in (("records", records), ("cells", cells)):
+            if table is not None:
+                sink = pa.BufferOutputStream()
+                pq.write_table(table, sink, compression="zstd")
+                write_atomic(self.path / f"{name}.parquet", sink.getvalue())
+
+    def create(self) -> None:
+        """Make the folders.
+
+        Raises
+        ------
+        RunError
+            The path is a file, or a folder that holds something else.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"the run directory {self.path} is a file")
+        foreign = [] if self.exists or not self.path.is_dir() else self._foreign_entries()
+        if foreign:
+            raise RunError(
+                f"{self.path} is not empty and not a run directory (it holds {', '.join(foreign[:3])})",
+                hint="choose another run_dir",
+            )
+        try:
+            for folder in (self.embeddings, self.rejects):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"cannot create {error.filename}: {error.strerror}") from error
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the directory for writing; the system frees the lock when the process ends, however it ends.
+
+        Raises
+        ------
+        RunLocked
+            Another process holds it; the message says which.
+        """
+        self.create()
+        with (self.path / ".lock").open("a+", encoding="utf-8") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                stream.seek(0)
+                raise RunLocked(
+                    f"{self.path} is being written by another run ({stream.read().strip() or 'unknown'})",
+                    hint="wait for it, stop it, or choose another run_dir",
+                ) from error
+            stream.truncate(0)
+            stream.write(f"process {os.getpid()} on {socket.gethostname()} since {now()}")
+            stream.flush()
+            for folder in (self.path, self.embeddings, self.rejects):
+                remove_partials(folder)
+            yield
+
+    def embedding_parts(self) -> list[Path]:
+        """Return the parts with vectors, in the order they were written."""
+        return list_parts(self.embeddings)
+
+    def reject_parts(self) -> list[Path]:
+        """Return the parts with rejects, in the order they were written."""
+        return list_parts(self.rejects)
+
+    def rows(self, columns: tuple[str, ...]) -> pa.Table:
+        """Return some columns of all rows, embedded and rejected; ``rejected`` says which."""
+        tables = []
+        for parts, rejected in ((self.embedding_parts(), False), (self.reject_parts(), True)):
+            for _, table in read_parts(parts, columns):
+                tables.append(table.append_column("rejected", pa.array([rejected] * table.num_rows)))
+        if tables:
+            return pa.concat_tables(tables)
+        fields = [field for field in reject_schema() if field.name in columns]
+        return pa.schema([*fields, ("rejected", pa.bool_())]).empty_table()
+
+    def reject_table(self) -> pa.Table:
+        """Return all rejects."""
+        tables = [table for _, table in read_parts(self.reject_parts(), reject_schema().names)]
+        return pa.concat_tables(tables) if tables else reject_schema().empty_table()
+
+    def counts(self) -> dict[str, Any]:
+        """Return how many rows are written and rejected, by reason."""
+        written = sum(pq.read_metadata(part).num_rows for part in self.embedding_parts())
+        codes = pc.value_counts(self.reject_table()["code"]).to_pylist()
+        by_code = {entry["values"]: entry["counts"] for entry in sorted(codes, key=lambda e: -e["counts"])}
+        return {"written": written, "rejected": sum(by_code.values()), "rejected_by_code": by_code}
+
+    def retire_rejects(self) -> int:
+        """Move all rejects to ``retried/`` so that their rows count as missing; return how many rows."""
+        count = int(self.reject_table().num_rows)
+        target = self.path / "retried"
+        target.mkdir(exist_ok=True)
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+        for part in self.reject_parts():
+            part.rename(target / f"{stamp}-{part.name}")
+        return count
+
+    def _foreign_entries(self) -> list[str]:
+        own = {".lock", "embeddings", "rejects", "retried", "records.parquet", "cells.parquet"}
+        return sorted(entry.name for entry in self.path.iterdir() if entry.name not in own)
+
+
+class RunWriter:
+    """Collects rows and writes them as parts: at most ``rows_per_part`` rows or ``flush_seconds`` are at risk."""
+
+    def __init__(
+        self, store: RunStore, *, channels: list[str], dim: int, rows_per_part: int, flush_seconds: float
+    ) -> None:
+        self._store = store
+        self._rows_per_part, self._flush_seconds = rows_per_part, flush_seconds
+        self._embedded, self._rejected = embedding_schema(channels=channels, dim=dim), reject_schema()
+        self._buffer: list[pa.Table] = []
+        self._n_rows = self._n_bytes = 0
+        self._oldest = 0.0
+        self.written = self.rejected = 0
+
+    def append(self, rows: pa.Table) -> None:
+        """Take rows of ``schema.result_schema``; writes when enough rows, bytes or time have come together."""
+        while rows.num_rows:
+            if not self._buffer:
+                self._oldest = time.monotonic()
+            taken = rows.slice(0, self._rows_per_part - self._n_rows)
+            rows = rows.slice(taken.num_rows)
+            self._buffer.append(taken)
+            self._n_rows += taken.num_rows
+            self._n_bytes += taken.nbytes
+            if self._n_rows >= self._rows_per_part or self._n_bytes >= _PART_BYTES:
+                self.flush()
+        self.flush_if_due()
+
+    @property
+    def waiting(self) -> int:
+        """How many rows are collected and not yet written."""
+        return self._n_rows
+
+    def flush_if_due(self) -> None:
+        """Write the collected rows when the oldest has waited long enough."""
+        if self._buffer and time.monotonic() - self._oldest >= self._flush_seconds:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the collected rows now."""
+        if not self._buffer:
+            return
+        rows = pa.concat_tables(self._buffer)
+        good = pc.is_null(rows["code"])
+        embedded, rejected = rows.filter(good), rows.filter(pc.invert(good))
+        if embedded.num_rows:
+            write_part(self._store.embeddings, _conform(embedded, self._embedded))
+        if rejected.num_rows:
+            write_part(self._store.rejects, _conform(rejected, self._rejected))
+        self.written += embedded.num_rows
+        self.rejected += rejected.num_rows
+        self._buffer, self._n_rows, self._n_bytes = [], 0, 0
+
+
+def row_key(record_key: str, box: Sequence[int | None], processing_key: str) -> str:
+    """Return what a row was made from: source, window (y0, x0, height, width), settings and weights."""
+    text = f"{record_key}\0{tuple(box)}\0{processing_key}"
+    return blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def now() -> str:
+    """Return the time in UTC, ISO format, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    return pa.table([table[name] for name in schema.names], schema=schema)

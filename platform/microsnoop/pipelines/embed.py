@@ -1,0 +1,226 @@
+"""The embedding run: records -> samples -> vectors -> Parquet, resumable, every row accounted for.
+
+The chain is :func:`embed_stream`; everything around it makes sure that what is already written is not computed
+again and that what is written belongs together.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import platform as host_platform
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import pyarrow as pa
+
+from microsnoop.core.config import EmbedConfig
+from microsnoop.core.errors import ConfigError
+from microsnoop.io.manifest import InputList, read_records
+from microsnoop.io.store import RunStore, now
+from microsnoop.models.card import EncoderBundle, EncoderCard
+from microsnoop.models.device import count_gpus, resolve_device
+from microsnoop.models.embedder import EmbedderOptions
+from microsnoop.models.registry import load_encoder
+from microsnoop.pipelines.cluster import Resources, cluster, cluster_resources, local_resources
+from microsnoop.pipelines.plan import ExecutionPlan, Probe, input_side, make_plan, probe
+from microsnoop.pipelines.progress import Reporter, Summary
+from microsnoop.pipelines.resume import Identity, check_same_run, copy_valid_rows, pending_records
+from microsnoop.pipelines.samples import ReadJob
+from microsnoop.pipelines.session import Session
+from microsnoop.pipelines.stages import EmbedActor, read_samples
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """What is known before any pixel is read: the plan a user may look at first."""
+
+    inputs: InputList
+    bundle: EncoderBundle
+    probed: Probe
+    plan: ExecutionPlan
+    identity: Identity
+    job: ReadJob
+    options: EmbedderOptions
+
+
+def embed_stream(records: pa.Table, *, run: PreparedRun) -> Iterator[pa.Table]:
+    """Run the chain on a connected cluster and yield results (``schema.result_schema``) as they come.
+
+    ::
+
+        records                          image_id, uris, index, boxes              one row an image
+        -> read_samples    (tasks)       + obs_id, box, pixels in the file's dtype one row a sample
+        -> EmbedActor      (actors)      - pixels, + vectors (C·D)                 one row a sample
+    """
+    import ray.data
+
+    plan, size = run.plan, run.plan.records_per_block
+    blocks = [records.slice(start, size) for start in range(0, records.num_rows, size)]
+    results = (
+        ray.data.from_arrow(blocks)
+        .map_batches(
+            functools.partial(read_samples, job=run.job),
+            batch_format="pyarrow",
+            batch_size=None,
+            zero_copy_batch=True,
+        )
+        .map_batches(
+            EmbedActor,
+            fn_constructor_args=(run.bundle, plan.device, run.options, len(run.job.channels)),
+            batch_format="pyarrow",
+            batch_size=None,
+            zero_copy_batch=True,
+            num_gpus=plan.num_gpus_per_actor or None,
+            compute=ray.data.ActorPoolStrategy(size=plan.actors),
+        )
+    )
+    yield from results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+
+
+def prepare(cfg: EmbedConfig, *, resources: Resources | None = None) -> PreparedRun:
+    """Check inputs, encoder and settings, and make the plan. Starts nothing and writes nothing.
+
+    Parameters
+    ----------
+    resources
+        What there is to plan with; this machine by default.
+
+    Raises
+    ------
+    InputError, ConfigError, EncoderError
+        Whatever cannot work, said before any work is done.
+    """
+    resources = resources or local_resources(gpus=count_gpus())
+    inputs = read_records(cfg.input)
+    bundle = load_encoder(cfg.encoder)
+    probed = probe(inputs.records, cfg)
+    store = RunStore(Path(cfg.run_dir))
+    plan = make_plan(
+        cfg,
+        bundle.card,
+        device=_device(cfg, resources),
+        resources=resources,
+        records=inputs.records,
+        probed=probed,
+        precision=store.info["identity"]["precision"] if store.exists else None,
+    )
+    identity = Identity.of(cfg, bundle.card, probed.channels, plan.device.precision)
+    job = ReadJob(cfg, probed.channels, identity.input_px, identity.processing_key)
+    return PreparedRun(inputs, bundle, probed, plan, identity, job, embedder_options(cfg, bundle.card))
+
+
+def embed(
+    cfg: EmbedConfig,
+    *,
+    on_progress: Reporter | None = None,
+    on_plan: Callable[[PreparedRun], None] | None = None,
+    fork_from: str | None = None,
+    verbose: bool = False,
+) -> Summary:
+    """Embed all inputs of ``cfg`` into ``cfg.run_dir``, computing only what is missing there.
+
+    Parameters
+    ----------
+    on_progress, on_plan
+        Called with the state of the run after every block, and once with the plan.
+    fork_from
+        Another run directory: its rows that are still valid (same source, settings and weights) are copied
+        first. For a changed input list, where only the new images should be computed.
+    verbose
+        Let Ray's own messages through.
+
+    Returns
+    -------
+    Summary. After a KeyboardInterrupt its status is ``interrupted``: everything computed is written, and the
+    same call goes on from there.
+
+    Raises
+    ------
+    StaleOutput
+        ``cfg.run_dir`` was made with other settings, weights or inputs; the message names the difference.
+    RunLocked, StorageFull, RunError, InputError, ConfigError, EncoderError
+    """
+    with ExitStack() as stack:
+        resources = None
+        if cfg.execution.address is not None:  # what can be planned depends on what the cluster has
+            stack.enter_context(cluster(cfg.execution.address, verbose=verbose))
+            resources = cluster_resources()
+        prepared = prepare(cfg, resources=resources)
+        if on_plan is not None:
+            on_plan(prepared)
+        store = RunStore(Path(cfg.run_dir))
+        stack.enter_context(store.lock())
+        _begin(store, cfg, prepared, fork_from)
+        session = Session(
+            store, prepared.identity, prepared.plan, execution=cfg.execution, on_progress=on_progress
+        )
+        pending = pending_records(store, prepared.inputs.records)
+        if pending.num_rows:
+            stack.enter_context(
+                cluster(cfg.execution.address, memory_bytes=prepared.plan.memory_bytes, verbose=verbose)
+            )
+        n_images = prepared.inputs.records.num_rows
+        return session.compute(
+            pending, n_images=n_images, stream=functools.partial(embed_stream, run=prepared)
+        )
+
+
+def embedder_options(cfg: EmbedConfig, card: EncoderCard) -> EmbedderOptions:
+    """Return the embedder's settings; ``clip: encoder`` becomes the range the encoder was trained with."""
+    clip = card.value_range if cfg.normalise.clip == "encoder" else cfg.normalise.clip
+    if "pad_before_normalize" in cfg.compat or not isinstance(clip, tuple):
+        clip = None
+    return EmbedderOptions(
+        input_px=input_side(cfg, card),
+        clip=clip,
+        antialias=cfg.antialias,
+        reflect=cfg.normalise.pad == "reflect",
+        l2=cfg.l2,
+    )
+
+
+def _begin(store: RunStore, cfg: EmbedConfig, prepared: PreparedRun, fork_from: str | None) -> None:
+    """Check that the directory belongs to this run, or found it; inputs are refreshed (metadata may change)."""
+    records = prepared.inputs.records
+    if store.exists:
+        check_same_run(store, prepared.identity, records)
+    store.write_inputs(records, prepared.inputs.cells)
+    if not store.exists:
+        if fork_from is not None:
+            copied = copy_valid_rows(RunStore(Path(fork_from)), store, records, prepared.identity)
+            log.info("%d valid rows taken over from %s", copied, fork_from)
+        store.write_info(
+            {
+                "status": "running",
+                "created": now(),
+                "forked_from": fork_from,
+                "config": cfg.model_dump(mode="json"),
+                "identity": prepared.identity.to_json(),
+                "encoder": prepared.bundle.card.model_dump(mode="json"),
+                "versions": versions(),
+                "notes": list(prepared.inputs.notes),
+                "sessions": [],
+            }
+        )
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what shapes the numbers."""
+    names = ("microsnoop-platform", "torch", "ray", "numpy", "pyarrow", "tifffile", "pillow", "imagecodecs")
+    return {"python": host_platform.python_version(), **{name: metadata.version(name) for name in names}}
+
+
+def _device(cfg: EmbedConfig, resources: Resources) -> str:
+    if resources.local:
+        return resolve_device(cfg.execution.device)
+    if cfg.execution.device == "auto":
+        return "cuda" if resources.gpus else "cpu"
+    if cfg.execution.device == "cuda" and not resources.gpus:
+        raise ConfigError("the cluster has no GPU", hint="use device: auto or cpu")
+    return cfg.execution.device
