@@ -213,7 +213,7 @@ def _write_obs(root: Any, store: RunStore, layout: _Layout) -> None:
     if layout.n_tiles is not None:
         write("n_tiles", layout.n_tiles)
     for name, values in source.metadata():
-        write(name.removeprefix(META_PREFIX), _as_obs(values))
+        write(_obs_name(name, columns), _as_obs(values))
     obs.attrs.update({"_index": "_index", "encoding-type": "dataframe", "encoding-version": "0.2.0"})
     obs.attrs["column-order"] = np.asarray(columns, object) if isinstance(root, h5py.File) else columns
     spatial = source.centres_um()
@@ -262,10 +262,21 @@ class _FirstRows:
         return np.stack([x, y], axis=1) * size.to_numpy()[:, None]
 
 
+def _obs_name(column: str, taken: list[str]) -> str:
+    """Return the user's own name of a metadata column, with ``meta_`` in front only where ours has that name."""
+    name = column.removeprefix(META_PREFIX).replace("/", "_") or column
+    return f"{META_PREFIX}{name}" if name in taken or name == "_index" else name
+
+
 def _as_obs(values: pa.Array | pa.ChunkedArray) -> Any:
-    """Return what AnnData stores for a column: categories for text, numbers (floats where some are missing)."""
+    """Return what AnnData stores for a column: text as categories unless it hardly repeats, numbers, truth values."""
     if pa.types.is_string(values.type):
-        return pd.Categorical(values.to_pandas())
+        whole = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+        encoded = whole.dictionary_encode()
+        if len(encoded.dictionary) > len(values) // 2 and not values.null_count:
+            return np.asarray(values.to_pylist(), object)
+        codes = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False)
+        return pd.Categorical.from_codes(codes, categories=encoded.dictionary.to_pylist())
     if pa.types.is_boolean(values.type):
         return values.to_pandas().astype("boolean").array if values.null_count else values.to_numpy()
     if pa.types.is_integer(values.type) and values.null_count:

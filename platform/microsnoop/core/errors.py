@@ -18,7 +18,7 @@ Every error carries ``hint``: what the reader can do about it, in one sentence.
 
 from __future__ import annotations
 
-from microsnoop.core.schema import RejectCode
+from microsnoop.core.codes import RejectCode
 
 
 class MicrosnoopError(Exception):

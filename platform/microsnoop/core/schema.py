@@ -10,55 +10,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from enum import StrEnum
 from typing import Any
 
 import pyarrow as pa
+
+from microsnoop.core.codes import Flag as Flag
+from microsnoop.core.codes import Kind as Kind
+from microsnoop.core.codes import RejectCode as RejectCode
+from microsnoop.core.codes import Stage as Stage
 
 SCHEMA_VERSION = 1
 META_PREFIX = "meta_"
 SCHEMA_KEY = b"microsnoop"
 MAX_CHANNELS = 60
-
-
-class RejectCode(StrEnum):
-    """Why a row has no embedding. Every reject carries one, and a message that names the source."""
-
-    DECODE_ERROR = "decode_error"
-    SHAPE_MISMATCH = "shape_mismatch"
-    CHANNEL_MISMATCH = "channel_mismatch"
-    NON_FINITE_PIXELS = "non_finite_pixels"
-    CONSTANT_PLANE = "constant_plane"
-    TOO_SMALL = "too_small"
-    TOO_LARGE_FOR_NATIVE = "too_large_for_native"
-    BAD_EMBEDDING = "bad_embedding"
-
-
-class Flag(StrEnum):
-    """What is worth knowing about a row that was embedded all the same."""
-
-    SPARSE_PLANE = "sparse_plane"
-    CONSTANT_PLANE = "constant_plane"
-    AUTO_TILED = "auto_tiled"
-    CLIPPED_WINDOW = "clipped_window"
-    ALPHA_DROPPED = "alpha_dropped"
-    CMYK_CONVERTED = "cmyk_converted"
-    FLOAT64_NARROWED = "float64_narrowed"
-
-
-class Kind(StrEnum):
-    """What one row of the output is."""
-
-    IMAGE = "image"
-    CELL = "cell"
-    TILE = "tile"
-
-
-class Stage(StrEnum):
-    """Where a row was rejected."""
-
-    READ = "read"
-    EMBED = "embed"
 
 
 class Key:

@@ -107,13 +107,13 @@ def _numbers(table: pa.Table, name: str, where: str) -> list[float]:
 
 
 def _group(images: list[str], records: pa.Table) -> dict[str, list[int]]:
-    """Return image_id -> rows of the cell table; a name may be an id, a path, a file name, with extension or not."""
+    """Return image_id -> rows of the cell table; a name may be an id or a file name, with extension or not."""
     ids = records["image_id"].to_pylist()
     aliases: dict[str, set[str]] = defaultdict(set)
-    for image_id in ids:
-        path = PurePosixPath(image_id)
-        aliases[path.name].add(image_id)
-        aliases[path.stem].add(image_id)
+    for image_id, uris in zip(ids, records["uris"].to_pylist(), strict=True):
+        for path in map(PurePosixPath, filter(None, [image_id, *uris])):
+            aliases[path.name].add(image_id)
+            aliases[path.stem].add(image_id)
     known = set(ids)
     groups: dict[str, list[int]] = defaultdict(list)
     for row, image in enumerate(images):

@@ -188,12 +188,7 @@ def _expand_stacks(table: pa.Table, cfg: InputConfig) -> pa.Table:
 def _finish(table: pa.Table, cfg: InputConfig) -> pa.Table:
     """Add fingerprints and the key of each record's source; apply the overriding pixel size."""
     n = table.num_rows
-    uris = table["uris"].to_pylist()
-    flat = [uri for row in uris for uri in row if uri is not None]
-    marks = iter(fingerprints(flat))
-    prints = [[None if uri is None else next(marks) for uri in row] for row in uris]
-    channels, index = table["uri_channels"].to_pylist(), table["index"].to_pylist()
-    keys = [source_key(*row) for row in zip(uris, prints, channels, index, strict=True)]
+    prints, keys = _fingerprints_and_keys(table)
     columns = {
         **{name: table[name] for name in table.column_names},
         "fingerprints": pa.array(prints, pa.list_(pa.string())),
@@ -204,6 +199,31 @@ def _finish(table: pa.Table, cfg: InputConfig) -> pa.Table:
     meta = [name for name in table.column_names if name.startswith(META_PREFIX)]
     boxes = ["boxes"] if "boxes" in columns else []
     return pa.table({name: columns[name] for name in [*(n for n, _ in RECORD_FIELDS), *boxes, *meta]})
+
+
+def refreshed(records: pa.Table, image_ids: set[str]) -> pa.Table:
+    """Return ``records`` with fingerprints and keys of some images taken anew."""
+    rows = [i for i, name in enumerate(records["image_id"].to_pylist()) if name in image_ids]
+    chosen = records.take(pa.array(rows, pa.int64()))
+    prints, keys = _fingerprints_and_keys(chosen)
+    for name, fresh in (("fingerprints", prints), ("record_key", keys)):
+        values = records[name].to_pylist()
+        for row, value in zip(rows, fresh, strict=True):
+            values[row] = value
+        position = records.schema.get_field_index(name)
+        records = records.set_column(
+            position, records.schema.field(name), pa.array(values, records.schema.field(name).type)
+        )
+    return records
+
+
+def _fingerprints_and_keys(table: pa.Table) -> tuple[list[list[str | None]], list[str]]:
+    uris = table["uris"].to_pylist()
+    flat = [uri for row in uris for uri in row if uri is not None]
+    marks = iter(fingerprints(flat))
+    prints = [[None if uri is None else next(marks) for uri in row] for row in uris]
+    channels, index = table["uri_channels"].to_pylist(), table["index"].to_pylist()
+    return prints, [source_key(*row) for row in zip(uris, prints, channels, index, strict=True)]
 
 
 def source_key(

@@ -12,7 +12,7 @@ import psutil
 
 from microsnoop.core.errors import RunError
 
-_QUIET = {
+_ENVIRONMENT = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -66,7 +66,7 @@ def cluster(address: str | None, *, memory_bytes: int = 0, verbose: bool = False
     RunError
         No cluster at ``address``.
     """
-    for name, value in _QUIET.items():
+    for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
 
@@ -79,7 +79,9 @@ def cluster(address: str | None, *, memory_bytes: int = 0, verbose: bool = False
         if address is not None:
             ray.init(address=address, logging_level=level, log_to_driver=verbose)
         else:
+            # Ray listens on all interfaces, but by its own default serves only who has this user's token
             ray.init(
+                address="local",
                 num_cpus=logical_cpus(usable_cpus()),
                 object_store_memory=object_store_bytes(memory_bytes),
                 include_dashboard=False,

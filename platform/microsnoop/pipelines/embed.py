@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from microsnoop.core.config import EmbedConfig
 from microsnoop.core.errors import ConfigError
-from microsnoop.io.manifest import InputList, read_records
+from microsnoop.io.manifest import InputList, read_records, refreshed
 from microsnoop.io.store import RunStore, now
 from microsnoop.models.card import EncoderBundle, EncoderCard
 from microsnoop.models.device import count_gpus, resolve_device
@@ -169,6 +169,28 @@ def embed(
         return session.compute(
             pending, n_images=n_images, stream=functools.partial(embed_stream, run=prepared)
         )
+
+
+def retire_rejects(run: Path) -> tuple[EmbedConfig, int]:
+    """Prepare a run for computing its rejected rows again: files may have been repaired meanwhile.
+
+    Returns
+    -------
+    The configuration to run again, and the number of rows that are missing now. Only the states of the
+    rejected images' files are taken anew; should another input have changed, the run refuses to go on.
+
+    Raises
+    ------
+    RunLocked, RunError
+    """
+    store = RunStore(run)
+    cfg = EmbedConfig.model_validate({**store.info["config"], "run_dir": str(run)})
+    with store.lock():
+        rejected = set(store.reject_table()["image_id"].to_pylist())
+        count = store.retire_rejects()
+        if count:
+            store.write_inputs(refreshed(store.records, rejected), None)
+    return cfg, count
 
 
 def embedder_options(cfg: EmbedConfig, card: EncoderCard) -> EmbedderOptions:

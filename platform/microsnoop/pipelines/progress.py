@@ -51,19 +51,18 @@ class RateClock:
 
     def __init__(self) -> None:
         self.rows = 0
-        self._begin = self._first = time.monotonic()
+        self._first = self._last = 0.0
         self._first_rows = 0
 
     def add(self, rows: int) -> None:
         """Count rows that have just arrived."""
+        self._last = time.monotonic()
         if self.rows == 0:
-            self._first, self._first_rows = time.monotonic(), rows
+            self._first, self._first_rows = self._last, rows
         self.rows += rows
 
     @property
     def rows_per_s(self) -> float:
-        """The rate so far; while there is only one block, start-up is in it."""
+        """The rate so far; 0 until the second block has come."""
         later = self.rows - self._first_rows
-        if later:
-            return later / max(1e-9, time.monotonic() - self._first)
-        return self.rows / max(1e-9, time.monotonic() - self._begin)
+        return later / max(1e-9, self._last - self._first) if later else 0.0
