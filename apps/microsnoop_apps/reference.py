@@ -1,0 +1,61 @@
+"""The configuration reference, generated from the settings models: ``python -m microsnoop_apps.reference``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from microsnoop.core.config import EmbedConfig, Settings
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+TARGET = Path("docs/configuration.md")
+_HEAD = """# Configuration of an embedding run
+
+Generated from `platform/microsnoop/core/config.py` by `python -m microsnoop_apps.reference`; do not edit.
+
+One YAML file holds these keys, nested as the dots say (`tile.overlap` is `overlap` below `tile`). An unknown key
+is an error. Any key can be set on the command line: `microsnoop embed CONFIG --set tile.overlap=0.2`. Relative
+paths are relative to the working directory.
+
+Keys under `execution` (but for `precision`) and `export`, `fuse` and `max_reject_fraction` may change between two
+sessions of one run. Everything else decides the numbers: a run directory begun with other values is refused.
+
+| key | type | default | meaning |
+|---|---|---|---|
+"""
+
+
+def reference() -> str:
+    """Return the whole page."""
+    return _HEAD + "".join(_rows(EmbedConfig, ""))
+
+
+def _rows(model: type[Settings], prefix: str) -> list[str]:
+    rows: list[str] = []
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, Settings):
+            rows += _rows(inner, f"{prefix}{name}.")
+        else:
+            text = (field.description or "").replace("|", "\\|")
+            rows.append(f"| `{prefix}{name}` | {_type(field)} | {_default(field)} | {text} |\n")
+    return rows
+
+
+def _type(field: FieldInfo) -> str:
+    text = str(field.annotation).replace("typing.", "")
+    if isinstance(field.annotation, type) and "[" not in text:
+        text = field.annotation.__name__
+    return text.replace("Literal", "one of ").replace(" | None", "").replace("|", "or").replace("NoneType", "null")
+
+
+def _default(field: FieldInfo) -> str:
+    default: Any = field.get_default(call_default_factory=True)
+    if default is PydanticUndefined:
+        return "required"
+    return f"`{default}`" if default is not None else ""
+
+
+if __name__ == "__main__":
+    TARGET.write_text(reference(), encoding="utf-8")
