@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from microsnoop.core.config import EmbedConfig, Settings
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
+
+from microsnoop.core.config import EmbedConfig, Settings
 
 TARGET = Path("docs/configuration.md")
 _HEAD = """# Configuration of an embedding run
@@ -47,7 +48,12 @@ def _type(field: FieldInfo) -> str:
     text = str(field.annotation).replace("typing.", "")
     if isinstance(field.annotation, type) and "[" not in text:
         text = field.annotation.__name__
-    return text.replace("Literal", "one of ").replace(" | None", "").replace("|", "or").replace("NoneType", "null")
+    return (
+        text.replace("Literal", "one of ")
+        .replace(" | None", "")
+        .replace("|", "or")
+        .replace("NoneType", "null")
+    )
 
 
 def _default(field: FieldInfo) -> str:

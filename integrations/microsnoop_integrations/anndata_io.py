@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,36 +16,18 @@ import anndata as ad
 import h5py
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 import zarr
 from anndata.io import write_elem
 from numpy.typing import NDArray
 
 from microsnoop.core.errors import ConfigError, RunError
-from microsnoop.core.schema import META_PREFIX, SCHEMA_VERSION, Key
+from microsnoop.core.schema import SCHEMA_VERSION, Key
 from microsnoop.io.parts import read_parts
 from microsnoop.io.store import RunStore
 from microsnoop.ops.profiles import GroupMean, feature_names, fuse_channels
+from microsnoop_integrations.anndata_obs import Layout, find_layout, write_obs
 
-_OBS_COLUMNS = (
-    "image_id", "parent_id", "kind", "label", "sample_index", "y0_px", "x0_px", "height_px", "width_px",
-    "image_height_px", "image_width_px", "pixel_size_um", "index", "n_constant_planes",
-)  # fmt: skip
 _CHUNK_ROWS = 4096
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Which row of the run goes to which row of the file.
-
-    ``part_rows[p][i]`` is the output row of row i of part p; ``n_tiles`` counts the rows that are averaged into
-    each output row where tiles are (then ``first`` of them gives the output row's columns).
-    """
-
-    part_rows: list[NDArray[np.int64]]
-    n_rows: int
-    n_tiles: NDArray[np.int64] | None
 
 
 def export(
@@ -85,7 +65,7 @@ def export(
     if level not in ("auto", "sample", "image"):
         raise ConfigError(f"unknown level {level!r}: auto, sample or image")
     fuse = fuse or str(store.info["config"]["fuse"])
-    layout = _layout(store, level)
+    layout = find_layout(store, level)
     if layout.n_rows == 0:
         raise RunError(
             f"{store.path} holds no embedded row to export", hint="`microsnoop verify` lists the rejects"
@@ -109,14 +89,14 @@ def read(path: Path | str) -> ad.AnnData:
     return ad.read_zarr(path) if path.suffix == ".zarr" else ad.read_h5ad(path)
 
 
-def _write(store: RunStore, path: Path, layout: _Layout, fuse: str, *, zarr_format: bool) -> None:
+def _write(store: RunStore, path: Path, layout: Layout, fuse: str, *, zarr_format: bool) -> None:
     identity = store.info["identity"]
     names = feature_names(identity["channels"], identity["dim"], how=fuse)
     root: Any = zarr.open_group(path, mode="w", zarr_format=2) if zarr_format else h5py.File(path, "w")
     try:
         root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
         _write_x(root, store, layout, fuse, len(names))
-        _write_obs(root, store, layout)
+        write_obs(root, store, layout)
         write_elem(root, "var", _var(names))
         write_elem(root, "uns", {Key.UNS: _provenance(store, layout)})
         for empty in ("obsm", "varm", "obsp", "varp", "layers"):
@@ -127,33 +107,7 @@ def _write(store: RunStore, path: Path, layout: _Layout, fuse: str, *, zarr_form
             root.close()
 
 
-def _layout(store: RunStore, level: str) -> _Layout:
-    """Give every row of every part its place in the file: order of the input list, then of its samples."""
-    tables = [
-        table
-        for _, table in read_parts(store.embedding_parts(), ("image_id", "sample_index", "parent_id", "kind"))
-    ]
-    if not tables:
-        return _Layout([], 0, None)
-    rows = pa.concat_tables(tables)
-    image = pc.index_in(rows["image_id"], value_set=store.records["image_id"].combine_chunks())
-    order = np.lexsort((rows["sample_index"].to_numpy(), image.to_numpy()))
-    has_tiles = bool(pc.any(pc.equal(rows["kind"], "tile")).as_py())
-    if level == "image" or (level == "auto" and has_tiles):
-        # parents in the order in which their first tile comes
-        parents = rows["parent_id"].take(pa.array(order)).combine_chunks().dictionary_encode()
-        group = np.empty(len(order), np.int64)
-        group[order] = parents.indices.to_numpy()
-        n_tiles = np.bincount(group)
-        place, count = group, len(parents.dictionary)
-    else:
-        place, n_tiles, count = np.empty(len(order), np.int64), None, len(order)
-        place[order] = np.arange(len(order))
-    bounds = np.cumsum([0, *(table.num_rows for table in tables)])
-    return _Layout([place[a:b] for a, b in pairwise(bounds)], count, n_tiles)
-
-
-def _write_x(root: Any, store: RunStore, layout: _Layout, fuse: str, width: int) -> None:
+def _write_x(root: Any, store: RunStore, layout: Layout, fuse: str, width: int) -> None:
     """Write ``X`` block by block."""
     chunks = (min(_CHUNK_ROWS, layout.n_rows), width)
     create = root.create_array if isinstance(root, zarr.Group) else root.create_dataset
@@ -173,7 +127,7 @@ def _write_x(root: Any, store: RunStore, layout: _Layout, fuse: str, width: int)
         x[start:stop] = fuse_channels(means.means(slice(start, stop)).reshape(shape), how=fuse)
 
 
-def _vectors(store: RunStore, layout: _Layout) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+def _vectors(store: RunStore, layout: Layout) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Yield (output rows, vectors (n, C, D)) of each part."""
     identity = store.info["identity"]
     shape = (-1, len(identity["channels"]), identity["dim"])
@@ -192,98 +146,6 @@ def _scatter(x: Any, place: NDArray[np.int64], values: NDArray[np.float32]) -> N
         x[int(place[run[0]]) : int(place[run[-1]]) + 1] = values[run]
 
 
-def _write_obs(root: Any, store: RunStore, layout: _Layout) -> None:
-    """Write ``obs`` column by column, and ``obsm["spatial"]`` where the pixel size of every row is known."""
-    obs = root.create_group("obs")
-    source = _FirstRows(store, layout)
-    index = source.column("obs_id" if layout.n_tiles is None else "parent_id")
-    columns: list[str] = []
-
-    def write(name: str, values: Any) -> None:
-        write_elem(obs, name, values)
-        columns.append(name)
-
-    write_elem(obs, "_index", np.asarray(index.to_pylist(), object))
-    for name in _OBS_COLUMNS:
-        values = source.column(name)
-        if values.null_count < len(values):  # a column that holds nothing says nothing
-            write(name, _as_obs(values))
-    for name in ("uris", "flags"):
-        write(name.removesuffix("s") if name == "uris" else name, _as_obs(source.joined(name)))
-    if layout.n_tiles is not None:
-        write("n_tiles", layout.n_tiles)
-    for name, values in source.metadata():
-        write(_obs_name(name, columns), _as_obs(values))
-    obs.attrs.update({"_index": "_index", "encoding-type": "dataframe", "encoding-version": "0.2.0"})
-    obs.attrs["column-order"] = np.asarray(columns, object) if isinstance(root, h5py.File) else columns
-    spatial = source.centres_um()
-    write_elem(root, "obsm", {} if spatial is None else {Key.SPATIAL: spatial})
-
-
-class _FirstRows:
-    """Columns of the output rows: of each, its first row in the run (rows differ only where tiles are averaged)."""
-
-    def __init__(self, store: RunStore, layout: _Layout) -> None:
-        self._store = store
-        place = np.concatenate(layout.part_rows)
-        first = np.full(layout.n_rows, -1, np.int64)
-        first[place[::-1]] = np.arange(len(place))[::-1]
-        self._take = pa.array(first)
-        self._tiled = layout.n_tiles is not None
-
-    def column(self, name: str) -> pa.ChunkedArray:
-        """Return one column, in output order."""
-        parts = [table[name] for _, table in read_parts(self._store.embedding_parts(), (name,))]
-        return pa.chunked_array([chunk for part in parts for chunk in part.chunks]).take(self._take)
-
-    def joined(self, name: str) -> pa.Array:
-        """Return a list column as text."""
-        return pc.binary_join(self.column(name).combine_chunks(), ";")
-
-    def metadata(self) -> Iterator[tuple[str, pa.ChunkedArray]]:
-        """Yield metadata of images and cells, joined by key."""
-        for key, table in (("image_id", self._store.records), ("parent_id", self._store.cells)):
-            if table is None:
-                continue
-            keys = table["image_id" if key == "image_id" else "parent_id"].combine_chunks()
-            position = pc.index_in(self.column(key), value_set=keys)
-            for name in (n for n in table.column_names if n.startswith(META_PREFIX)):
-                yield name, table[name].take(position)
-
-    def centres_um(self) -> NDArray[np.float64] | None:
-        """Return centres (x, y) in µm, None unless every row's pixel size is known."""
-        size = self.column("pixel_size_um")
-        if size.null_count or self._tiled:
-            return None
-        y, x = (
-            pc.add(self.column(start), pc.divide(pc.cast(self.column(length), pa.float64()), 2.0)).to_numpy()
-            for start, length in (("y0_px", "height_px"), ("x0_px", "width_px"))
-        )
-        return np.stack([x, y], axis=1) * size.to_numpy()[:, None]
-
-
-def _obs_name(column: str, taken: list[str]) -> str:
-    """Return the user's own name of a metadata column, with ``meta_`` in front only where ours has that name."""
-    name = column.removeprefix(META_PREFIX).replace("/", "_") or column
-    return f"{META_PREFIX}{name}" if name in taken or name == "_index" else name
-
-
-def _as_obs(values: pa.Array | pa.ChunkedArray) -> Any:
-    """Return what AnnData stores for a column: text as categories unless it hardly repeats, numbers, truth values."""
-    if pa.types.is_string(values.type):
-        whole = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-        encoded = whole.dictionary_encode()
-        if len(encoded.dictionary) > len(values) // 2 and not values.null_count:
-            return np.asarray(values.to_pylist(), object)
-        codes = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False)
-        return pd.Categorical.from_codes(codes, categories=encoded.dictionary.to_pylist())
-    if pa.types.is_boolean(values.type):
-        return values.to_pandas().astype("boolean").array if values.null_count else values.to_numpy()
-    if pa.types.is_integer(values.type) and values.null_count:
-        return values.to_pandas().astype("Int64").array
-    return values.to_numpy()
-
-
 def _var(names: list[tuple[str, str, int]]) -> pd.DataFrame:
     frame = pd.DataFrame(names, columns=["name", Key.CHANNEL, Key.DIMENSION]).set_index("name")
     frame.index.name = None
@@ -293,7 +155,7 @@ def _var(names: list[tuple[str, str, int]]) -> pd.DataFrame:
     return frame
 
 
-def _provenance(store: RunStore, layout: _Layout) -> dict[str, Any]:
+def _provenance(store: RunStore, layout: Layout) -> dict[str, Any]:
     """Return ``uns["microsnoop"]``; nested settings are JSON text, which every reader keeps as it is."""
     info = store.info
     return {

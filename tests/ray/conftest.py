@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+
 from microsnoop.core.config import EmbedConfig
 from microsnoop.io.images import read_image
 

@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
+
 from microsnoop.core.config import EmbedConfig
 from microsnoop.core.errors import RunLocked, StorageFull
 from microsnoop.io.store import RunStore
@@ -62,7 +63,10 @@ def settings(stack: Path, run: Path) -> dict[str, object]:
 def start(cfg: dict[str, object], log: Path) -> subprocess.Popen[bytes]:
     with log.open("wb") as out:
         return subprocess.Popen(
-            [sys.executable, "-c", DRIVER, json.dumps(cfg)], stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            [sys.executable, "-c", DRIVER, json.dumps(cfg)],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
 
 
@@ -111,7 +115,7 @@ def assert_gone(family: list[psutil.Process]) -> None:
 
 def test_driver_killed_at_three_random_moments(stack: Path, tmp_path: Path) -> None:
     cfg = settings(stack, tmp_path / "run")
-    choose = random.Random(7)  # noqa: S311
+    choose = random.Random(7)
     begun = 0
     for round_ in range(3):
         log = tmp_path / f"killed{round_}.log"

@@ -187,15 +187,15 @@ def _expand_stacks(table: pa.Table, cfg: InputConfig) -> pa.Table:
 
 def _finish(table: pa.Table, cfg: InputConfig) -> pa.Table:
     """Add fingerprints and the key of each record's source; apply the overriding pixel size."""
-    n = table.num_rows
+    if cfg.pixel_size_um is not None:
+        sizes = pa.array([cfg.pixel_size_um] * table.num_rows, pa.float64())
+        table = table.set_column(table.schema.get_field_index("pixel_size_um"), "pixel_size_um", sizes)
     prints, keys = _fingerprints_and_keys(table)
     columns = {
         **{name: table[name] for name in table.column_names},
         "fingerprints": pa.array(prints, pa.list_(pa.string())),
         "record_key": pa.array(keys, pa.string()),
     }
-    if cfg.pixel_size_um is not None:
-        columns["pixel_size_um"] = pa.array([cfg.pixel_size_um] * n, pa.float64())
     meta = [name for name in table.column_names if name.startswith(META_PREFIX)]
     boxes = ["boxes"] if "boxes" in columns else []
     return pa.table({name: columns[name] for name in [*(n for n, _ in RECORD_FIELDS), *boxes, *meta]})
@@ -222,8 +222,8 @@ def _fingerprints_and_keys(table: pa.Table) -> tuple[list[list[str | None]], lis
     flat = [uri for row in uris for uri in row if uri is not None]
     marks = iter(fingerprints(flat))
     prints = [[None if uri is None else next(marks) for uri in row] for row in uris]
-    channels, index = table["uri_channels"].to_pylist(), table["index"].to_pylist()
-    return prints, [source_key(*row) for row in zip(uris, prints, channels, index, strict=True)]
+    rest = [table[name].to_pylist() for name in ("uri_channels", "index", "pixel_size_um")]
+    return prints, [source_key(*row) for row in zip(uris, prints, *rest, strict=True)]
 
 
 def source_key(
@@ -231,9 +231,10 @@ def source_key(
     prints: Sequence[str | None],
     uri_channels: Sequence[str] | None,
     index: int | None,
+    pixel_size_um: float | None,
 ) -> str:
-    """Return the key of a record's source: which files, in which state, which image of them."""
-    text = json.dumps([uris, prints, uri_channels, index], ensure_ascii=False)
+    """Return the key of a record's source: which files, in which state, which image of them, at what scale."""
+    text = json.dumps([uris, prints, uri_channels, index, pixel_size_um], ensure_ascii=False)
     return blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 

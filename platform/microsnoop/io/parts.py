@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from microsnoop.core.errors import StaleOutput, StorageFull
+from microsnoop.core.errors import RunError, StaleOutput, StorageFull
 from microsnoop.core.schema import SCHEMA_VERSION, read_header
 
 _NAME = re.compile(r"part-(\d{6,})-([0-9a-f]{16})\.parquet")
@@ -89,16 +89,25 @@ def read_parts(parts: Sequence[Path], columns: Sequence[str]) -> Iterator[tuple[
     ------
     StaleOutput
         A part of a schema version this code does not know.
+    RunError
+        A part that is damaged.
     """
     for part in parts:
-        schema = pq.read_schema(part)
-        version = read_header(schema).get("schema_version")
-        if version != SCHEMA_VERSION:
+        try:
+            with pq.ParquetFile(part) as file:
+                version = read_header(file.schema_arrow).get("schema_version")
+                table = file.read(columns=list(columns)) if version == SCHEMA_VERSION else None
+        except (OSError, ValueError) as error:  # Arrow's own errors are both
+            raise RunError(
+                f"{part} cannot be read: {error}",
+                hint="restore the file, or delete it and run the same command again: its rows are computed anew",
+            ) from error
+        if table is None:
             raise StaleOutput(
                 f"{part} has schema version {version}; this version of microsnoop reads {SCHEMA_VERSION}",
                 hint="read it with the version that wrote it (see run.json), or run again into a new folder",
             )
-        yield part, pq.read_table(part, columns=list(columns))
+        yield part, table
 
 
 def remove_partials(folder: Path) -> None:

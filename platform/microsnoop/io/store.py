@@ -161,11 +161,14 @@ class RunStore:
         """Return the parts with rejects, in the order they were written."""
         return list_parts(self.rejects)
 
-    def rows(self, columns: tuple[str, ...]) -> pa.Table:
-        """Return some columns of all rows, embedded and rejected; ``rejected`` says which."""
+    def rows(self, columns: tuple[str, ...], *, without: Sequence[Path] = ()) -> pa.Table:
+        """Return some columns of all rows, embedded and rejected; ``rejected`` says which.
+
+        Parts in ``without`` are left out.
+        """
         tables = []
         for parts, rejected in ((self.embedding_parts(), False), (self.reject_parts(), True)):
-            for _, table in read_parts(parts, columns):
+            for _, table in read_parts([part for part in parts if part not in without], columns):
                 tables.append(table.append_column("rejected", pa.array([rejected] * table.num_rows)))
         if tables:
             return pa.concat_tables(tables)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,8 @@ class Verification:
 def verify(run: RunStore | Path | str) -> Verification:
     """Check a run directory against its input list.
 
-    Every part is read again and its SHA-256 compared with its name; every image must have all of its samples,
+    Every part is read again and its SHA-256 compared with its name (a changed part counts as if it were not there);
+    every image must have all of its samples,
     embedded or rejected, once; every row must come from the sources, settings and weights the run states.
 
     Raises
@@ -54,19 +56,28 @@ def verify(run: RunStore | Path | str) -> Verification:
         The path is not a run directory.
     """
     store = run if isinstance(run, RunStore) else RunStore(Path(run))
-    records, identity = store.records, store.info["identity"]
-    counts = store.counts()
-    problems = _changed_parts(store) + _bad_vectors(store, identity)
-    rows = store.rows(_KEY_COLUMNS)
-    problems += _duplicates(rows)
+    identity, records = store.info["identity"], store.records
+    changed = [part for part in store.embedding_parts() + store.reject_parts() if not is_intact(part)]
+    rows = store.rows(_KEY_COLUMNS, without=changed)
+    codes = _codes(store, changed)
     expected, missing = _balance(records, rows)
-    problems += missing + _strangers(records, rows) + _stale(records, rows, identity["processing_key"])
     return Verification(
         expected=expected,
-        written=counts["written"],
-        rejected=counts["rejected"],
-        rejected_by_code=counts["rejected_by_code"],
-        problems=problems,
+        written=rows.num_rows - sum(codes.values()),
+        rejected=sum(codes.values()),
+        rejected_by_code=codes,
+        problems=[
+            *_listing(
+                "parts were changed after they were written (checksum differs)",
+                len(changed),
+                [part.name for part in changed],
+            ),
+            *_bad_vectors(store, identity, changed),
+            *_duplicates(rows),
+            *missing,
+            *_strangers(records, rows),
+            *_stale(records, rows, identity["processing_key"]),
+        ],
     )
 
 
@@ -98,9 +109,11 @@ def _balance(records: pa.Table, rows: pa.Table) -> tuple[int, list[str]]:
     return int(pc.sum(expected).as_py() or 0), _listing("images are incomplete", len(short), details)
 
 
-def _changed_parts(store: RunStore) -> list[str]:
-    changed = [part.name for part in store.embedding_parts() + store.reject_parts() if not is_intact(part)]
-    return _listing("parts were changed after they were written (checksum differs)", len(changed), changed)
+def _codes(store: RunStore, changed: list[Path]) -> dict[str, int]:
+    """Return how many rows were rejected for which reason, most frequent first."""
+    parts = [part for part in store.reject_parts() if part not in changed]
+    counts = Counter(code for _, table in read_parts(parts, ("code",)) for code in table["code"].to_pylist())
+    return dict(counts.most_common())
 
 
 def _duplicates(rows: pa.Table) -> list[str]:
@@ -134,11 +147,12 @@ def _stale(records: pa.Table, rows: pa.Table, processing_key: str) -> list[str]:
     )
 
 
-def _bad_vectors(store: RunStore, identity: dict[str, Any]) -> list[str]:
+def _bad_vectors(store: RunStore, identity: dict[str, Any], changed: list[Path]) -> list[str]:
     wanted = embedding_schema(channels=identity["channels"], dim=identity["dim"])
     problems: list[str] = []
     bad: list[str] = []
-    for part, table in read_parts(store.embedding_parts(), ["obs_id", "vectors"]):
+    parts = [part for part in store.embedding_parts() if part not in changed]
+    for part, table in read_parts(parts, ("obs_id", "vectors")):
         if table.schema.field("vectors").type != wanted.field("vectors").type:
             problems.append(f"{part.name}: vectors are {table.schema.field('vectors').type}")
             continue

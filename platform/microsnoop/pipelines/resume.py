@@ -138,7 +138,7 @@ def _input_differences(before: pa.Table, after: pa.Table) -> list[str]:
         ("images are new in the input list", [name for name in new if name not in old]),
         ("images are gone from the input list", [name for name in old if name not in new]),
         (
-            "images have other files, or files changed since",
+            "images have other files or pixel sizes, or files changed since",
             [n for n in new if n in old and old[n][0] != new[n][0]],
         ),
         ("images have other cells", [n for n in new if n in old and old[n][1] != new[n][1]]),
