@@ -159,10 +159,9 @@ def models_show(name: str) -> None:
 
 def models_import(file: Path, *, name: str, out: Path | None) -> None:
     """Import a checkpoint."""
-    from microsnoop.models.checkpoint import import_checkpoint
-    from microsnoop.models.registry import user_folder
+    from microsnoop.models.registry import import_encoder
 
-    path, card = import_checkpoint(file, name=name, folder=out or user_folder())
+    path, card = import_encoder(file, name=name, folder=out)
     say(f"{path} written, sha256 {card.weights_sha256}")
     say(f"licence: {card.licence}")
     say(f"use it with `encoder: {name if out is None else path}`")

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from microsnoop.core.config import ChannelChoice
-from microsnoop.core.errors import MicrosnoopError, RowRejected
+from microsnoop.core.errors import ConfigError, MicrosnoopError, RowRejected
 from microsnoop.core.schema import Flag, RejectCode
 from microsnoop.io.formats import ImageFile, ImageInfo, sniff
 from microsnoop.io.opener import open_binary
@@ -209,6 +209,8 @@ def select_channels(
     if choice is None:
         return list(range(len(names))), list(names)
     wanted = choice if isinstance(choice, Mapping) else {_name(names, item): item for item in choice}
+    if len(wanted) != len(choice):
+        raise ConfigError(f"input.channels names a channel twice: {choice}")
     positions = []
     for item in wanted.values():
         if isinstance(item, int) and 0 <= item < len(names):

@@ -71,6 +71,29 @@ class DecoderStage(nn.Module):
         return h + self.styled[2](self.styled[1](h, style), style)
 
 
+def check_planes(planes: Tensor, *, side_multiple: int) -> None:
+    """Refuse what an encoder must not guess about: it never resizes, converts or picks a channel.
+
+    Raises
+    ------
+    ValueError
+        Not float32 (N, 1, H, W) with both sides divisible by ``side_multiple``.
+    """
+    height, width = planes.shape[-2:] if planes.ndim == 4 else (0, 0)
+    if (
+        planes.ndim != 4
+        or planes.shape[1] != 1
+        or height % side_multiple
+        or width % side_multiple
+        or not height
+    ):
+        raise ValueError(
+            f"planes must be (N, 1, H, W) with sides divisible by {side_multiple}, got {tuple(planes.shape)}"
+        )
+    if planes.dtype != torch.float32:
+        raise ValueError(f"planes must be float32, got {planes.dtype}")
+
+
 def unit_length(x: Tensor, *, floor: float = 1e-12) -> Tensor:
     """Divide the rows of (N, D) by their L2 norm, at least ``floor``."""
     return x / torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min(floor)

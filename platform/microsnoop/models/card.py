@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class EncoderCard(BaseModel):
@@ -16,7 +16,7 @@ class EncoderCard(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w+.-]*$", description="Also a file name: no slashes.")
     architecture: str = Field(description="Which code builds it; a key of registry.ARCHITECTURES.")
     trained: bool = Field(description="False says in every output that its numbers mean little.")
     description: str
@@ -26,11 +26,19 @@ class EncoderCard(BaseModel):
     input_px: int = Field(224, description="Input side it was trained at; the default of a run.")
     side_multiple: int = Field(8, description="Input sides must be multiples of this.")
     dim: int
+    bf16: bool = Field(True, description="Whether bf16 keeps its vectors (cosine to float32 at least 0.999).")
     value_range: tuple[float, float] | None = Field(None, description="Clip after percentile scaling.")
     mean: tuple[float, ...] = Field((), description="Subtracted inside the encoder, if any.")
     std: tuple[float, ...] = Field((), description="Divided by inside the encoder, if any.")
     weights_sha256: str = Field("", description="Of the safetensors file; empty where there are no weights.")
     notes: str = ""
+
+    @field_validator("name")
+    @classmethod
+    def _no_extension(cls, name: str) -> str:
+        if name.endswith(".safetensors"):
+            raise ValueError("a name that ends like a file would be taken for a path")
+        return name
 
     def warning(self) -> str:
         """Return a sentence to print wherever an untrained encoder's numbers appear, else nothing."""

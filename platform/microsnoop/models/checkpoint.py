@@ -10,9 +10,11 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -53,18 +55,21 @@ def adapt_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """
     adapted = {_our_name(name.removeprefix("module.")): tensor for name, tensor in state.items()}
     expected = CnnAutoencoder().state_dict()
+    surplus = sorted(adapted.keys() - expected.keys())
     if not any(name.startswith("decoder.") for name in adapted):
         expected = {name: tensor for name, tensor in expected.items() if name.startswith("encoder.")}
     missing = sorted(expected.keys() - adapted.keys())
     wrong = [
-        f"{name} is {tuple(adapted[name].shape)}, not {tuple(tensor.shape)}"
+        f"{name} is {_described(adapted[name])}, not {_described(tensor)}"
         for name, tensor in expected.items()
-        if name in adapted and adapted[name].shape != tensor.shape
+        if name in adapted and not _alike(adapted[name], tensor)
     ]
-    if missing or wrong:
-        problems = [f"missing {name}" for name in missing] + wrong
+    problems = [f"missing {name}" for name in missing] + [f"surplus {name}" for name in surplus] + wrong
+    if len(adapted) != len(state):
+        problems.append("some tensors are there twice, with and without a leading `module.`")
+    if problems:
         raise EncoderError(f"not the published network: {len(problems)} problem(s), first: {problems[0]}")
-    return {name: adapted[name].contiguous() for name in expected}
+    return {name: adapted[name].clone().contiguous() for name in expected}
 
 
 def import_checkpoint(path: Path, *, name: str, folder: Path) -> tuple[Path, EncoderCard]:
@@ -87,7 +92,7 @@ def import_checkpoint(path: Path, *, name: str, folder: Path) -> tuple[Path, Enc
     state = adapt_published(_read_tensors(path))
     if not all(bool(torch.isfinite(tensor.float()).all()) for tensor in state.values()):
         raise EncoderError(f"{path} holds values that are not finite")
-    card = EncoderCard(
+    card = _card(
         name=name,
         architecture="microsnoop-cnn",
         trained=True,
@@ -156,6 +161,23 @@ def load_weights(model: nn.Module, weights: bytes, *, prefix: str = "") -> None:
         raise EncoderError(f"the weights do not fit the network: {error}") from error
 
 
+def _card(**fields: Any) -> EncoderCard:
+    try:
+        return EncoderCard(**fields)
+    except ValidationError as error:
+        raise EncoderError(
+            f"{fields['name']!r} cannot be an encoder's name", hint="use letters, digits, and any of . _ + -"
+        ) from error
+
+
+def _alike(found: Tensor, expected: Tensor) -> bool:
+    return found.shape == expected.shape and found.is_floating_point() == expected.is_floating_point()
+
+
+def _described(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+
+
 def _our_name(published: str) -> str:
     for pattern, ours in _RULES:
         match = re.fullmatch(pattern, published)
@@ -173,14 +195,16 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise EncoderError(
-            f"cannot read tensors from {path}: {type(error).__name__}: {str(error).splitlines()[0]}",
+            f"cannot read tensors from {path}: damaged, or it holds more than tensors ({type(error).__name__})",
             hint="only files that hold nothing but tensors are opened; code in a checkpoint is never run",
         ) from error
     for key in ("model", "state_dict"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise EncoderError(f"{path} does not hold a dictionary of tensors")
+    if not isinstance(loaded, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items()
+    ):
+        raise EncoderError(f"{path} does not hold a dictionary of named tensors")
     return loaded
 
 

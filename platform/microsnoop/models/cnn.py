@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from microsnoop.models.blocks import DecoderStage, EncoderStage, unit_length
+from microsnoop.models.blocks import DecoderStage, EncoderStage, check_planes, unit_length
 
 WIDTHS = (32, 64, 128, 256)
 STRIDE = 2 ** (len(WIDTHS) - 1)
@@ -29,10 +29,7 @@ class CnnEncoder(nn.Module):
 
     def maps(self, planes: Tensor) -> list[Tensor]:
         """Return the map of every stage, finest first."""
-        if planes.ndim != 4 or planes.shape[1] != 1 or planes.shape[2] % STRIDE or planes.shape[3] % STRIDE:
-            raise ValueError(
-                f"planes must be (N, 1, H, W) with sides divisible by {STRIDE}, got {tuple(planes.shape)}"
-            )
+        check_planes(planes, side_multiple=STRIDE)
         maps: list[Tensor] = []
         x = planes
         for stage in self.stages:
@@ -88,10 +85,9 @@ def initialise(model: nn.Module, *, seed: int) -> nn.Module:
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.Conv2d):
-                fan_in = module.weight[0].numel()
-                module.weight.normal_(0.0, math.sqrt(2.0 / fan_in), generator=generator)
+                _draw_normal(module.weight, math.sqrt(2.0 / module.weight[0].numel()), generator)
             elif isinstance(module, nn.Linear):
-                module.weight.normal_(0.0, 0.01, generator=generator)
+                _draw_normal(module.weight, 0.01, generator)
             elif isinstance(module, nn.BatchNorm2d):
                 module.reset_parameters()
                 continue
@@ -100,3 +96,8 @@ def initialise(model: nn.Module, *, seed: int) -> nn.Module:
             if module.bias is not None:
                 module.bias.zero_()
     return model
+
+
+def _draw_normal(weight: Tensor, sd: float, generator: torch.Generator) -> None:
+    """Fill ``weight`` from N(0, sd²); in float64, because torch draws float32 differently on different CPUs."""
+    weight.copy_(torch.empty(weight.shape, dtype=torch.float64).normal_(0.0, sd, generator=generator))

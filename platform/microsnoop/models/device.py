@@ -63,11 +63,26 @@ def count_gpus() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def resolve_precision(device: str, requested: str) -> str:
-    """Return ``bf16`` or ``fp32``; ``auto`` takes bf16 only where the hardware is fast at it."""
+def resolve_precision(device: str, requested: str, *, allowed: bool = True) -> str:
+    """Return ``bf16`` or ``fp32``; ``auto`` takes bf16 only where the hardware is fast at it.
+
+    Parameters
+    ----------
+    allowed
+        Whether the encoder keeps its vectors in bf16, as its card says.
+
+    Raises
+    ------
+    ConfigError
+        bf16 is asked for and the encoder does not keep its vectors in it.
+    """
+    if requested == "bf16" and not allowed:
+        raise ConfigError(
+            "this encoder's vectors change in bf16 (cosine below 0.999)", hint="use precision: fp32 or auto"
+        )
     if requested != "auto":
         return requested
-    return "bf16" if has_fast_bf16(device) else "fp32"
+    return "bf16" if allowed and has_fast_bf16(device) else "fp32"
 
 
 def has_fast_bf16(device: str) -> bool:
@@ -132,11 +147,13 @@ class DeviceRunner:
             except torch.cuda.OutOfMemoryError:
                 if self.batch_planes == 1:
                     raise
-                self.batch_planes //= 2
-                torch.cuda.empty_cache()
-                log.warning("GPU memory is full: going on with batches of %d planes", self.batch_planes)
+            else:
+                start += self.batch_planes
                 continue
-            start += self.batch_planes
+            # outside the handler: while it runs, its traceback keeps the failed batch in memory
+            self.batch_planes //= 2
+            torch.cuda.empty_cache()
+            log.warning("GPU memory is full: going on with batches of %d planes", self.batch_planes)
         return torch.cat(parts)
 
     def _forward(self, planes: Tensor) -> Tensor:

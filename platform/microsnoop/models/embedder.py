@@ -117,6 +117,7 @@ class Embedder:
             mapped = torch.from_numpy(planes).to(device)
         if self.options.clip is not None:
             mapped.clamp_(*self.options.clip)
+            level = level.clip(*self.options.clip)
         return mapped, _column(level, device)
 
     def _finish(self, vectors: Tensor) -> NDArray[np.float32]:
@@ -135,8 +136,7 @@ def _placed(mapped: Tensor, level: Tensor, placement: Placement, side_px: int) -
         out = level.expand(*mapped.shape[:2], side_px, side_px).clone()
         out[..., top : top + height, left : left + width] = mapped
         return out
-    rows = torch.from_numpy(placement.rows).to(mapped.device)
-    cols = torch.from_numpy(placement.cols).to(mapped.device)
+    rows, cols = (torch.tensor(weights, device=mapped.device) for weights in (placement.rows, placement.cols))
     return rows @ (mapped - level) @ cols.T + level
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from microsnoop.models.blocks import EncoderStage, NormReluConv
-from microsnoop.models.cnn import CnnEncoder
+from microsnoop.models.blocks import EncoderStage, NormReluConv, check_planes
+from microsnoop.models.cnn import STRIDE, CnnEncoder
 
 
 class _FoldedStage(nn.Module):
@@ -42,6 +42,7 @@ class FoldedEncoder(nn.Module):
         self.eval()
 
     def forward(self, planes: Tensor) -> Tensor:
+        check_planes(planes, side_multiple=STRIDE)
         x = planes
         for i, stage in enumerate(self.stages):
             x = stage(F.max_pool2d(x, 2) if i else x)

@@ -13,7 +13,7 @@ from torch import nn
 from microsnoop.core.errors import EncoderError, MissingDependency
 from microsnoop.models.baselines import EfficientNetLite0, Pixels16, load_lite0, load_pixels16
 from microsnoop.models.card import EncoderBundle, EncoderCard, sha256
-from microsnoop.models.checkpoint import load_weights, read_encoder
+from microsnoop.models.checkpoint import import_checkpoint, load_weights, read_encoder
 from microsnoop.models.cnn import CnnEncoder, initialise
 from microsnoop.models.fold import FoldedEncoder
 
@@ -41,8 +41,8 @@ class ListedEncoder:
 
 def user_folder() -> Path:
     """Return where imported encoders live: ``$MICROSNOOP_MODELS`` or the user's data folder."""
-    default = Path(os.environ.get("XDG_DATA_HOME", "~/.local/share")) / "microsnoop" / "models"
-    return Path(os.environ.get("MICROSNOOP_MODELS", default)).expanduser()
+    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(os.environ.get("MICROSNOOP_MODELS") or f"{data}/microsnoop/models").expanduser()
 
 
 def load_encoder(name: str) -> EncoderBundle:
@@ -76,8 +76,21 @@ def load_encoder(name: str) -> EncoderBundle:
 
 def list_encoders() -> list[ListedEncoder]:
     """Return every encoder that can be named, usable or not."""
-    names = [*_BUILT_IN, *sorted(path.stem for path in user_folder().glob("*.safetensors"))]
-    return [_listed(name) for name in names]
+    imported = sorted(path.stem for path in user_folder().glob("*.safetensors"))
+    return [_listed(name) for name in [*_BUILT_IN, *(name for name in imported if name not in _BUILT_IN)]]
+
+
+def import_encoder(path: Path, *, name: str, folder: Path | None = None) -> tuple[Path, EncoderCard]:
+    """Import the authors' checkpoint under a name of its own; see :func:`checkpoint.import_checkpoint`.
+
+    Raises
+    ------
+    EncoderError
+        The name is one of ours, or ends like a file; the file is not usable.
+    """
+    if name in _BUILT_IN or name.endswith(".safetensors"):
+        raise EncoderError(f"an import cannot be called {name!r}", hint=f"taken are {', '.join(_BUILT_IN)}")
+    return import_checkpoint(path, name=name, folder=folder or user_folder())
 
 
 def build_encoder(bundle: EncoderBundle) -> nn.Module:

@@ -112,7 +112,7 @@ def scaled_px(side_px: int, factor: float) -> int:
     return max(1, math.floor(side_px * factor + 1e-9))
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=64)
 def resample_matrix(source_px: int, target_px: int, *, antialias: bool) -> NDArray[np.float32]:
     """Return the (target, source) weights of one-dimensional bilinear resampling, half-pixel centres.
 
@@ -132,7 +132,7 @@ def resample_matrix(source_px: int, target_px: int, *, antialias: bool) -> NDArr
     return matrix
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=32)  # of 2,048 px windows these are 0.1 GB
 def place(
     box: Box,
     image_px: tuple[int, int],
@@ -168,6 +168,7 @@ def place(
     rows, top = _axis_map(box.height_px, y_real, options)
     cols, left = _axis_map(box.width_px, x_real, options)
     corner = (top, left) if top is not None and left is not None and not reflect else None
+    rows.flags.writeable = cols.flags.writeable = False  # they are shared by all who ask for this window
     return Placement(rows, cols, corner)
 
 

@@ -135,5 +135,6 @@ def normalise(
 
 
 def _edge_median(plane: NDArray[Any]) -> float:
-    ring = np.concatenate([plane[0], plane[-1], plane[1:-1, 0], plane[1:-1, -1]])
-    return float(np.median(ring))
+    ring = np.ones(plane.shape, bool)
+    ring[1:-1, 1:-1] = False
+    return float(np.median(plane[ring]))

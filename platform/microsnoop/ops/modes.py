@@ -101,10 +101,15 @@ def windows(
 
 
 def _tiles(region: Box, cfg: EmbedConfig, factor: float, side_px: int, draw_key: str) -> list[Window]:
-    window_px = max(1, math.floor(side_px / factor))
+    window_px = math.floor(side_px / factor + 1e-9)
+    if window_px < 1:
+        raise RowRejected(
+            RejectCode.TOO_LARGE_FOR_NATIVE,
+            f"at scale {factor:g} a single pixel exceeds an input of {side_px} px",
+        )
     inner = tile_boxes(region.height_px, region.width_px, window_px=window_px, overlap=cfg.tile.overlap)
     if cfg.tile.rate < 1:
-        keep = math.ceil(cfg.tile.rate * len(inner))
+        keep = math.ceil(cfg.tile.rate * len(inner) - 1e-9)  # 0.28 × 25 is 7, also in floating point
         chosen = keyed_generator(cfg.seed, "tile", draw_key).choice(len(inner), keep, replace=False)
         inner = [inner[i] for i in np.sort(chosen)]
     return [

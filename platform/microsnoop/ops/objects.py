@@ -32,10 +32,13 @@ def boxes_from_mask(mask: NDArray[Any]) -> dict[int, Box]:
         raise ValueError(f"a label mask must be (H, W) and integer, got {mask.shape} {mask.dtype}")
     if mask.dtype.kind == "i" and mask.size and mask.min() < 0:
         raise ValueError(f"a label mask must not hold negative labels, got {mask.min()}")
-    found = ndimage.find_objects(mask.astype(np.int64))
+    if mask.size == 0:
+        return {}
+    # numbered anew from 1: scipy keeps a list as long as the largest label
+    labels, inverse = np.unique(mask, return_inverse=True)
+    first = int(labels[0] != 0)
+    found = ndimage.find_objects(inverse.reshape(mask.shape) + first)
     return {
-        label: Box(rows.start, cols.start, rows.stop - rows.start, cols.stop - cols.start)
-        for label, slices in enumerate(found, start=1)
-        if slices is not None
-        for rows, cols in [slices]
+        int(label): Box(rows.start, cols.start, rows.stop - rows.start, cols.stop - cols.start)
+        for label, (rows, cols) in zip(labels[1 - first :], found, strict=True)
     }

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FUSIONS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
-    "concat": lambda x: x.reshape(len(x), -1),
+    "concat": lambda x: x.reshape(len(x), x.shape[1] * x.shape[2]),
     "mean": lambda x: x.mean(axis=1),
     "chans": lambda x: x.sum(axis=2),
 }
@@ -56,7 +56,19 @@ class GroupMean:
         self.counts = np.zeros(n_groups, np.int64)
 
     def add(self, groups: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
-        """Add rows (n, width), each to its group (n,)."""
+        """Add rows (n, width), each to its group (n,).
+
+        Raises
+        ------
+        ValueError
+            Shapes that do not fit, or a group that does not exist.
+        """
+        if vectors.shape != (len(groups), self._sums.shape[1]):
+            raise ValueError(f"vectors must be {(len(groups), self._sums.shape[1])}, got {vectors.shape}")
+        if len(groups) and not 0 <= groups.min() <= groups.max() < len(self.counts):
+            raise ValueError(
+                f"groups must lie in 0..{len(self.counts) - 1}, got {groups.min()}..{groups.max()}"
+            )
         np.add.at(self._sums, groups, vectors)
         np.add.at(self.counts, groups, 1)
 

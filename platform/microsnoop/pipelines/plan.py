@@ -144,7 +144,9 @@ def make_plan(
                 f"{actor_bytes * 4 / 3 / 2**30:.1f} GiB with Ray's share",
                 hint="raise execution.memory_gb or lower execution.batch_planes",
             )
-    plan = DevicePlan(device, resolve_precision(device, wanted), batch, threads, compile=run.compile)
+    plan = DevicePlan(
+        device, resolve_precision(device, wanted, allowed=card.bf16), batch, threads, compile=run.compile
+    )
     records_per_block = _records_per_block(cfg, records, probed, device, input_px, actors)
     return ExecutionPlan(
         plan, actors, run.num_gpus_per_actor if device == "cuda" else 0.0, records_per_block, memory

@@ -72,5 +72,6 @@ def relative() -> Callable[[object, NDArray], float]:
 def _same_threads() -> Iterator[None]:
     """A DeviceRunner sets torch's thread count for the whole process: put it back."""
     before = torch.get_num_threads()
+    torch.set_num_threads(1)  # steady beside other jobs; the networks here are small
     yield
     torch.set_num_threads(before)

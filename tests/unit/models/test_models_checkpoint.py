@@ -69,20 +69,12 @@ def test_unknown_tensor_is_refused_by_name(published_state, name):
         "encoder.downsample.down.res_down_0.conv.conv_0.0.scale",  # another kind of layer
     ],
 )
-@pytest.mark.xfail(
-    strict=True,
-    raises=NOT_RAISED,
-    reason="BUG: a surplus tensor whose name fits a rule is dropped without a word, not refused",
-)
 def test_surplus_tensor_of_a_plausible_name_is_refused(published_state, name):
     published_state[name] = torch.zeros(3)
     with pytest.raises(EncoderError):
         adapt_published(published_state)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=NOT_RAISED, reason="BUG: 'x' and 'module.x' collapse to one tensor, the last one wins"
-)
 def test_a_name_with_and_without_prefix_is_refused(published_state):
     published_state[f"module.{FIRST_CONV}"] = published_state[FIRST_CONV] + 1
     with pytest.raises(EncoderError):
@@ -97,7 +89,7 @@ def test_tensor_of_another_shape_is_refused(published_state, name, shape):
     if name == STYLE:
         assert tuple(published_state[name].shape) != shape
     published_state[name] = torch.zeros(shape)
-    with pytest.raises(EncoderError, match=r"1 problem\(s\), first: .* is \(.*\), not \("):
+    with pytest.raises(EncoderError, match=r"1 problem\(s\), first: .* is \(.*\) \w+, not \("):
         adapt_published(published_state)
 
 
@@ -109,6 +101,14 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(published_state, tmp_path):
     assert not witness.exists()
     assert not (tmp_path / "models").exists()
     assert "never run" in caught.value.hint
+
+
+def test_the_refusal_does_not_say_how_to_run_the_code(tmp_path):
+    source = save(RunsCode(tmp_path / "created"), tmp_path)
+    with pytest.raises(EncoderError) as caught:
+        import_checkpoint(source, name="evil", folder=tmp_path / "models")
+    assert "\x1b" not in caught.value.message
+    assert "can still be loaded" not in caught.value.message
 
 
 def test_code_in_the_old_file_format_is_not_run(tmp_path):
@@ -152,20 +152,8 @@ def test_values_that_are_not_finite_are_refused(published_state, tmp_path, value
         ("zip.pth", b"PK\x03\x04"),
         ("empty.safetensors", b""),
         ("junk.safetensors", b"\xff" * 64),
-        pytest.param(
-            "empty.pth",
-            b"",
-            marks=pytest.mark.xfail(
-                strict=True, raises=IndexError, reason="BUG: IndexError, because EOFError has no message"
-            ),
-        ),
-        pytest.param(
-            "two_bytes.pth",
-            b"\x80\x02",
-            marks=pytest.mark.xfail(
-                strict=True, raises=IndexError, reason="BUG: IndexError, because EOFError has no message"
-            ),
-        ),
+        ("empty.pth", b""),
+        ("two_bytes.pth", b"\x80\x02"),
     ],
 )
 def test_files_that_are_no_checkpoints_are_refused(tmp_path, name, content):
@@ -189,12 +177,7 @@ def test_truncated_and_missing_files_are_refused(published_state, tmp_path):
         torch.zeros(3),
         {"model": {"a": 1}},
         {"a": "b"},
-        pytest.param(
-            {1: torch.zeros(3)},
-            marks=pytest.mark.xfail(
-                strict=True, raises=AttributeError, reason="BUG: AttributeError on names that are not text"
-            ),
-        ),
+        {1: torch.zeros(3)},
     ],
 )
 def test_other_contents_are_refused(tmp_path, content):
@@ -231,20 +214,12 @@ def test_half_precision_weights_are_kept_and_loaded_as_float32(published_state, 
     assert torch.equal(weight, state[FIRST_CONV].float())
 
 
-@pytest.mark.xfail(
-    strict=True, raises=NOT_RAISED, reason="BUG: integer tensors in the place of weights are accepted"
-)
 def test_integer_weights_are_refused(published_state):
     published_state[FIRST_CONV] = (10 * published_state[FIRST_CONV]).to(torch.int8)
     with pytest.raises(EncoderError):
         adapt_published(published_state)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=RuntimeError,
-    reason="BUG: a RuntimeError of safetensors gets through; .clone() is missing",
-)
 def test_tensors_that_share_memory_are_imported(published_state, tmp_path):
     norm = "encoder.downsample.down.res_down_{}.conv.conv_{}.0.bias"
     published_state[norm.format(0, 1)] = published_state[norm.format(0, 2)]
@@ -253,10 +228,6 @@ def test_tensors_that_share_memory_are_imported(published_state, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../escaped", "a/b", "", "..", "a.safetensors"])
-@pytest.mark.xfail(
-    strict=True,
-    reason="BUG: the name of an import is used as a path: it leaves the folder, or cannot be loaded",
-)
 def test_a_name_that_is_no_file_name_is_refused(tmp_path, name):
     folder = tmp_path / "inner" / "models"
     with pytest.raises((EncoderError, ValueError)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 
 import pytest
 import torch
@@ -93,6 +94,20 @@ def test_memory_that_fills_up_half_way(caplog):
     vectors = DeviceRunner(module, plan(4))(numbered(13))
     assert torch.equal(vectors[:, 0], torch.arange(13, dtype=torch.float32))
     assert module.seen == [4, 4, 4, 2, 2, 1]
+
+
+def test_memory_of_the_failed_batch_is_free_before_the_cache_is_emptied(monkeypatch):
+    class Hog(Recorder):
+        def forward(self, planes):
+            working = torch.zeros(1000)
+            self.last = weakref.ref(working)
+            return super().forward(planes) + working.sum()
+
+    module = Hog(4)
+    held = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: held.append(module.last() is not None))
+    DeviceRunner(module, plan(8))(numbered(8))
+    assert held == [False]
 
 
 def test_one_plane_too_many_is_an_error():

@@ -149,11 +149,6 @@ def test_damaged_shipped_weights_are_refused(models, monkeypatch, tmp_path):
         load_encoder("trial")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="BUG: an import named like a built-in encoder is listed twice and can never be loaded by its name",
-)
 def test_an_import_cannot_hide_behind_a_built_in_name(models):
     put(models, "pixels16", description="by me")
     names = [entry.name for entry in list_encoders()]
@@ -173,11 +168,6 @@ def test_folder_of_the_user(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("variable", ["MICROSNOOP_MODELS", "XDG_DATA_HOME"])
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="BUG: an empty variable means the working directory, not the default (XDG: empty is unset)",
-)
 def test_empty_variables_count_as_unset(monkeypatch, variable):
     monkeypatch.delenv("MICROSNOOP_MODELS", raising=False)
     monkeypatch.delenv("XDG_DATA_HOME", raising=False)
@@ -201,11 +191,6 @@ def test_untrained_is_seed_0_of_the_same_network(models):
     assert all(torch.equal(state[f"encoder.{name}"], value) for name, value in expected.items())
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="BUG: the random weights, and so their sha256 and every row key, depend on the CPU's instruction set",
-)
 def test_untrained_weights_are_the_same_on_every_cpu():
     if torch.backends.cpu.get_cpu_capability() == "DEFAULT":
         pytest.skip("NOT TESTED: this CPU has one instruction set only")
@@ -226,7 +211,7 @@ def test_untrained_weights_are_the_same_on_every_cpu():
 
 
 def test_unknown_architecture_is_refused():
-    with pytest.raises(EncoderError, match="'transformer' of encoder 'x' is unknown.*microsnoop-cnn"):
+    with pytest.raises(EncoderError, match=r"'transformer' of encoder 'x' is unknown.*microsnoop-cnn"):
         build_encoder(EncoderBundle(card("x", architecture="transformer"), b""))
 
 

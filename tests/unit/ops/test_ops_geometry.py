@@ -156,7 +156,7 @@ def test_tiles_cover_every_side_from_1_to_1200(overlap: float) -> None:
         starts = tile_starts(side_px, window_px=224, overlap=overlap)
         covered = np.zeros(side_px, int)
         for start in starts:
-            assert 0 <= start
+            assert start >= 0
             assert start == 0 or start + 224 <= side_px, (side_px, start)
             covered[start : start + 224] += 1
         assert covered.min() >= 1, f"side {side_px}: pixels {np.flatnonzero(covered == 0)} in no tile"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from microsnoop.ops.geometry import Box, Placement, apply_placement, cut, place, resample_matrix, scaled_px
 
-PROPERTY = settings(deadline=None, derandomize=True, max_examples=120)
+PROPERTY = settings(deadline=None, derandomize=True, max_examples=100)
 HEIGHT, WIDTH = 96, 128
 TOLERANCE = 2e-5  # float32 weights on values up to 10
 
@@ -27,6 +28,7 @@ def image(rng: np.random.Generator) -> NDArray[np.float64]:
     return make_image()
 
 
+@lru_cache
 def make_image(height_px: int = HEIGHT, width_px: int = WIDTH, seed: int = 0) -> NDArray[np.float64]:
     array = np.random.default_rng(seed).uniform(-1, 10, (2, height_px, width_px))
     array.flags.writeable = False
@@ -36,11 +38,32 @@ def make_image(height_px: int = HEIGHT, width_px: int = WIDTH, seed: int = 0) ->
 def resize(planes: NDArray, size_px: tuple[int, int], antialias: bool) -> NDArray[np.float64]:
     if planes.shape[1:] == size_px:
         return planes
+    if 1 in size_px:  # torch 2.13 returns wrong numbers for antialias=True and an output one pixel wide
+        rows, cols = (loop_weights(n, m, antialias) for n, m in zip(planes.shape[1:], size_px, strict=True))
+        return np.einsum("ij,cjk,lk->cil", rows, planes, cols)
     tensor = torch.from_numpy(np.ascontiguousarray(planes, np.float64))[None]
     out = torch.nn.functional.interpolate(
         tensor, size_px, mode="bilinear", align_corners=False, antialias=antialias
     )
     return out[0].numpy()
+
+
+def loop_weights(source_px: int, target_px: int, antialias: bool) -> NDArray[np.float64]:
+    """The weights of one axis, one number after the other."""
+    weights = np.zeros((target_px, source_px))
+    scale = source_px / target_px
+    for i in range(target_px):
+        centre = (i + 0.5) * scale - 0.5
+        if antialias and scale > 1:
+            for j in range(source_px):
+                weights[i, j] = max(0.0, 1 - abs(centre - j) / scale)
+            weights[i] /= sum(weights[i])
+        else:
+            centre = min(max(centre, 0.0), source_px - 1.0)
+            left = min(int(centre), source_px - 1)
+            weights[i, left] += 1 - (centre - left)
+            weights[i, min(left + 1, source_px - 1)] += centre - left
+    return weights
 
 
 def pad(planes: NDArray, before: tuple[int, int], after: tuple[int, int], level: NDArray | None) -> NDArray:
@@ -79,7 +102,7 @@ def explicit(
             after = (after[0] + rest[0], after[1] + rest[1])
         window = pad(real, before, after, None)
     else:
-        far = 400
+        far = 64
         whole = pad(image, (far, far), (far, far), level)
         y0, x0 = box.y0_px + far, box.x0_px + far
         window = whole[:, y0 : y0 + box.height_px, x0 : x0 + box.width_px]
@@ -125,7 +148,16 @@ def test_weights_equal_torch_interpolate(source_px: int, target_px: int, antiali
     oracle = torch.nn.functional.interpolate(
         identity, (source_px, target_px), mode="bilinear", align_corners=False, antialias=antialias
     )[0, 0].numpy()
-    np.testing.assert_allclose(resample_matrix(source_px, target_px, antialias=antialias), oracle.T, atol=2e-7)
+    np.testing.assert_allclose(
+        resample_matrix(source_px, target_px, antialias=antialias), oracle.T, atol=2e-7
+    )
+
+
+@settings(PROPERTY, max_examples=40)
+@given(st.integers(1, 120), st.integers(1, 60), st.booleans())
+def test_weights_equal_a_loop(source_px: int, target_px: int, antialias: bool) -> None:
+    found = resample_matrix(source_px, target_px, antialias=antialias)
+    np.testing.assert_allclose(found, loop_weights(source_px, target_px, antialias), atol=1e-6)
 
 
 @PROPERTY
@@ -158,29 +190,34 @@ def test_weights_are_shared_and_therefore_read_only() -> None:
 
 # ---------------------------------------------------------------- whole placements
 
-geometry = st.tuples(
-    st.integers(-90, 95),  # y0
-    st.integers(-90, 127),  # x0
-    st.integers(1, 160),  # height
-    st.integers(1, 160),  # width
-    st.sampled_from([16, 40, 97, 128, 224]),
-    st.booleans(),
-)
+Geometry = tuple[Box, int, bool]
 
 
-def boxed(geo: tuple[int, int, int, int, int, bool]) -> tuple[Box, int, bool]:
-    box = Box(*geo[:4])
-    assume(box.overlaps(HEIGHT, WIDTH))
-    return box, geo[4], geo[5]
+@st.composite
+def geometries(draw: st.DrawFn, *, side_px: int | None = None) -> Geometry:
+    """A window that shares pixels with the image and often reaches over its borders, side, antialias."""
+    starts, sizes = [], []
+    for image_px in (HEIGHT, WIDTH):
+        before, after = draw(st.integers(-40, 40)), draw(st.integers(-40, 40))
+        start, stop = sorted(draw(st.tuples(st.integers(0, image_px - 1), st.integers(0, image_px - 1))))
+        kind = draw(st.sampled_from(["inside", "near", "far", "both"]))
+        if kind in ("near", "both"):
+            start = -abs(before) - 1
+        if kind in ("far", "both"):
+            stop = image_px + abs(after)
+        starts.append(start)
+        sizes.append(stop - start + 1)
+    box = Box(starts[0], starts[1], sizes[0], sizes[1])
+    return box, side_px or draw(st.sampled_from([16, 97, 128, 224, 240])), draw(st.booleans())
 
 
 LEVEL = np.array([0.7, -0.25])
 
 
 @PROPERTY
-@given(geometry)
-def test_rescale_equals_padding_cropping_resizing(geo: tuple[int, int, int, int, int, bool]) -> None:
-    box, side_px, antialias = boxed(geo)
+@given(geometries())
+def test_rescale_equals_padding_cropping_resizing(geo: Geometry) -> None:
+    box, side_px, antialias = geo
     image = make_image()
     placement = place(box, (HEIGHT, WIDTH), side_px=side_px, factor=None, antialias=antialias)
     found = apply_placement(cut(image, box), placement, pad_level=LEVEL)
@@ -191,11 +228,9 @@ def test_rescale_equals_padding_cropping_resizing(geo: tuple[int, int, int, int,
 
 
 @PROPERTY
-@given(geometry, st.sampled_from([1.0, 0.5, 0.37, 1.001, 1.7, 2.0, 0.05]))
-def test_native_equals_padding_cropping_resizing(
-    geo: tuple[int, int, int, int, int, bool], factor: float
-) -> None:
-    box, side_px, antialias = boxed(geo)
+@given(geometries(), st.sampled_from([1.0, 0.5, 0.37, 1.001, 1.7, 2.0, 0.05]))
+def test_native_equals_padding_cropping_resizing(geo: Geometry, factor: float) -> None:
+    box, side_px, antialias = geo
     assume(scaled_px(max(box.height_px, box.width_px), factor) <= side_px)
     image = make_image()
     placement = place(box, (HEIGHT, WIDTH), side_px=side_px, factor=factor, antialias=antialias)
@@ -205,17 +240,13 @@ def test_native_equals_padding_cropping_resizing(
 
 
 @PROPERTY
-@given(geometry, st.sampled_from([None, 1.0, 0.5, 0.37, 1.7]))
-def test_reflect_equals_the_mirror_image_of_numpy(
-    geo: tuple[int, int, int, int, int, bool], factor: float | None
-) -> None:
-    box, side_px, antialias = boxed(geo)
+@given(geometries(), st.sampled_from([None, 1.0, 0.5, 0.37, 1.7]))
+def test_reflect_equals_the_mirror_image_of_numpy(geo: Geometry, factor: float | None) -> None:
+    box, side_px, antialias = geo
     if factor is not None:
         assume(scaled_px(max(box.height_px, box.width_px), factor) <= side_px)
     image = make_image()
-    placement = place(
-        box, (HEIGHT, WIDTH), side_px=side_px, factor=factor, antialias=antialias, reflect=True
-    )
+    placement = place(box, (HEIGHT, WIDTH), side_px=side_px, factor=factor, antialias=antialias, reflect=True)
     found = apply_placement(cut(image, box), placement)
     expected = explicit(image, box, side_px=side_px, factor=factor, antialias=antialias, level=None)
     np.testing.assert_allclose(found, expected, atol=TOLERANCE)
@@ -225,14 +256,11 @@ def test_reflect_equals_the_mirror_image_of_numpy(
 
 
 @PROPERTY
-@given(geometry, st.sampled_from([None, 1.0, 0.5, 1.001]))
-def test_copy_does_what_the_matrices_do(
-    geo: tuple[int, int, int, int, int, bool], factor: float | None
-) -> None:
-    box, side_px, antialias = boxed(geo)
+@given(geometries(), st.sampled_from([None, 1.0, 0.5, 1.001]))
+def test_copy_does_what_the_matrices_do(geo: Geometry, factor: float | None) -> None:
+    box, side_px, antialias = geo
     if factor is None:
-        box = Box(box.y0_px, box.x0_px, side_px, max(1, side_px - box.width_px))
-        assume(box.overlaps(HEIGHT, WIDTH))
+        side_px = max(box.height_px, box.width_px)
     else:
         assume(scaled_px(max(box.height_px, box.width_px), factor) <= side_px)
     placement = place(box, (HEIGHT, WIDTH), side_px=side_px, factor=factor, antialias=antialias)
@@ -355,11 +383,6 @@ def test_rescale_takes_windows_of_any_size() -> None:
     assert math.isclose(placement.rows.sum(), 96 * 700 / 1300, rel_tol=1e-2)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="place() is cached and hands out its own writable matrices: who changes them changes all later calls",
-)
 def test_a_caller_cannot_spoil_the_cached_map() -> None:
     arguments = {"side_px": 48, "factor": None}
     first: Placement = place(Box(1, 2, 31, 33), (HEIGHT, WIDTH), **arguments)
