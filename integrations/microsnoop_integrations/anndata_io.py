@@ -90,7 +90,7 @@ def read(path: Path | str) -> ad.AnnData:
 
 
 def _write(store: RunStore, path: Path, layout: Layout, fuse: str, *, zarr_format: bool) -> None:
-    identity = store.info["identity"]
+    identity = store.identity
     names = feature_names(identity["channels"], identity["dim"], how=fuse)
     root: Any = zarr.open_group(path, mode="w", zarr_format=2) if zarr_format else h5py.File(path, "w")
     try:
@@ -117,7 +117,7 @@ def _write_x(root: Any, store: RunStore, layout: Layout, fuse: str, width: int) 
         for place, vectors in _vectors(store, layout):
             _scatter(x, place, fuse_channels(vectors, how=fuse))
         return
-    identity = store.info["identity"]
+    identity = store.identity
     means = GroupMean(layout.n_rows, len(identity["channels"]) * identity["dim"])
     for place, vectors in _vectors(store, layout):
         means.add(place, vectors.reshape(len(vectors), -1))
@@ -129,7 +129,7 @@ def _write_x(root: Any, store: RunStore, layout: Layout, fuse: str, width: int) 
 
 def _vectors(store: RunStore, layout: Layout) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Yield (output rows, vectors (n, C, D)) of each part."""
-    identity = store.info["identity"]
+    identity = store.identity
     shape = (-1, len(identity["channels"]), identity["dim"])
     for (_, table), place in zip(
         read_parts(store.embedding_parts(), ("vectors",)), layout.part_rows, strict=True

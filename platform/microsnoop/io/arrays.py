@@ -67,7 +67,9 @@ class NpyImage:
 def _read_header(stream: BinaryIO, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     try:
         version = npy_format.read_magic(stream)
-        read = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}[version]
+        # version 3 differs from 2 only in how it writes names of fields, which no image has
+        long_header = npy_format.read_array_header_2_0
+        read = {(1, 0): npy_format.read_array_header_1_0, (2, 0): long_header, (3, 0): long_header}[version]
         shape, fortran, dtype = read(stream)
     except (ValueError, KeyError) as error:
         raise RowRejected(
@@ -75,4 +77,6 @@ def _read_header(stream: BinaryIO, name: str) -> tuple[tuple[int, ...], bool, np
         ) from error
     if dtype.hasobject:
         raise RowRejected(RejectCode.DECODE_ERROR, f"{name}: holds Python objects, which are never loaded")
+    if dtype.kind not in "buif" or dtype.itemsize == 0:
+        raise RowRejected(RejectCode.DECODE_ERROR, f"{name}: pixels of type {dtype} are not numbers")
     return shape, bool(fortran), dtype

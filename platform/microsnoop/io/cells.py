@@ -16,12 +16,12 @@ import pyarrow as pa
 from microsnoop.core.config import InputConfig
 from microsnoop.core.errors import ConfigError, InputError
 from microsnoop.core.schema import BOX_FIELDS, cell_id
-from microsnoop.io.tables import meta_name, plain_column, read_table, rename_columns
+from microsnoop.io.tables import meta_columns, numbers, read_table
 from microsnoop.ops.geometry import box_around
 
 _CENTRE = ("x_px", "y_px")
 _BOX = ("x0_px", "y0_px", "width_px", "height_px")
-_TAKEN = {"image", "label", *_CENTRE, *_BOX}
+_FAR_PX = 2**31
 _BOX_NAMES = [name for name, _ in BOX_FIELDS]
 BOXES_TYPE = pa.list_(pa.struct([pa.field(*field) for field in BOX_FIELDS]))
 
@@ -40,27 +40,32 @@ def attach_cells(records: pa.Table, cfg: InputConfig) -> tuple[pa.Table, pa.Tabl
         Columns missing, coordinates that are not numbers, a label twice in one image.
     """
     where = str(cfg.cells)
-    table = rename_columns(read_table(where), cfg.cells_columns, where=where)
+    table = read_table(where, columns=cfg.cells_columns)
     if "image" not in table.column_names:
         raise InputError(
             f"{where} has no column `image`",
             hint=f"it has {', '.join(table.column_names)}; map it with input.cells_columns",
         )
-    windows = _windows(table, cfg, where)
-    by_image = _group([str(value) for value in table["image"].to_pylist()], records)
+    windows, used = _windows(table, cfg, where)
+    by_image = _group(_texts(table, "image", where), records)
     labels = _labels(table, by_image, where)
     boxes = {
         image_id: [dict(zip(_BOX_NAMES, (labels[row], *windows[row]), strict=True)) for row in rows]
         for image_id, rows in by_image.items()
     }
     joined, notes = _joined(records, boxes)
-    return joined, _metadata(table, by_image, labels, records), notes
+    return joined, _metadata(table, by_image, labels, records, used), notes
 
 
 def _metadata(
-    table: pa.Table, by_image: dict[str, list[int]], labels: list[str], records: pa.Table
+    table: pa.Table,
+    by_image: dict[str, list[int]],
+    labels: list[str],
+    records: pa.Table,
+    used: tuple[str, ...],
 ) -> pa.Table:
-    own = {meta_name(name): plain_column(table, name) for name in table.column_names if name not in _TAKEN}
+    taken = {"image", "label", *used}
+    own = meta_columns(table, [name for name in table.column_names if name not in taken])
     clash = sorted(own.keys() & set(records.column_names))
     if clash:
         raise InputError(
@@ -73,37 +78,46 @@ def _metadata(
     return pa.table({"parent_id": pa.array(parents), **own})
 
 
-def _windows(table: pa.Table, cfg: InputConfig, where: str) -> list[tuple[int, int, int, int]]:
-    """Return (y0, x0, height, width) of every row; sides are checked when the image is read."""
+def _windows(
+    table: pa.Table, cfg: InputConfig, where: str
+) -> tuple[list[tuple[int, int, int, int]], tuple[str, ...]]:
+    """Return (y0, x0, height, width) of every row, and the columns they came from.
+
+    Sides are checked when the image is read.
+    """
     names = table.column_names
     if all(name in names for name in _BOX):
-        x0s, y0s, widths, heights = (_numbers(table, name, where) for name in _BOX)
+        x0s, y0s, widths, heights = (_coordinates(table, name, where) for name in _BOX)
         rows = zip(y0s, x0s, heights, widths, strict=True)
-        return [(math.floor(y0), math.floor(x0), math.ceil(h), math.ceil(w)) for y0, x0, h, w in rows]
+        return [(math.floor(y0), math.floor(x0), math.ceil(h), math.ceil(w)) for y0, x0, h, w in rows], _BOX
     if all(name in names for name in _CENTRE):
         if cfg.cell_size_px is None:
             raise ConfigError(
                 f"{where} holds centres: input.cell_size_px must say how large a window to cut around them"
             )
-        xs, ys = (_numbers(table, name, where) for name in _CENTRE)
+        xs, ys = (_coordinates(table, name, where) for name in _CENTRE)
         squares = [box_around(y, x, size_px=cfg.cell_size_px) for x, y in zip(xs, ys, strict=True)]
-        return [(box.y0_px, box.x0_px, box.height_px, box.width_px) for box in squares]
+        return [(box.y0_px, box.x0_px, box.height_px, box.width_px) for box in squares], _CENTRE
     raise InputError(
         f"{where} has neither {', '.join(_CENTRE)} nor {', '.join(_BOX)}",
         hint=f"it has {', '.join(names)}; map them with input.cells_columns",
     )
 
 
-def _numbers(table: pa.Table, name: str, where: str) -> list[float]:
-    column = table[name]
-    try:
-        values: list[float] = column.cast(pa.float64()).to_pylist()
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise InputError(f"{where}: the column {name} must hold numbers ({error})") from error
-    bad = [i + 1 for i, value in enumerate(values) if value is None or not math.isfinite(value)]
+def _coordinates(table: pa.Table, name: str, where: str) -> list[float]:
+    values: list[float] = numbers(table, name, where=where)
+    bad = [i for i, value in enumerate(values, start=1) if value is None or not abs(value) < _FAR_PX]
     if bad:
-        raise InputError(f"{where}: the column {name} has no number in row(s) {bad[:10]}")
+        raise InputError(f"{where}: the column {name} has no usable number in row(s) {bad[:10]}")
     return values
+
+
+def _texts(table: pa.Table, name: str, where: str) -> list[str]:
+    values = table[name].to_pylist()
+    bad = [i for i, value in enumerate(values, start=1) if value is None]
+    if bad:
+        raise InputError(f"{where}: the column {name} is empty in row(s) {bad[:10]}")
+    return [str(value) for value in values]
 
 
 def _group(images: list[str], records: pa.Table) -> dict[str, list[int]]:
@@ -111,17 +125,15 @@ def _group(images: list[str], records: pa.Table) -> dict[str, list[int]]:
     ids = records["image_id"].to_pylist()
     aliases: dict[str, set[str]] = defaultdict(set)
     for image_id, uris in zip(ids, records["uris"].to_pylist(), strict=True):
-        for path in map(PurePosixPath, filter(None, [image_id, *uris])):
-            aliases[path.name].add(image_id)
-            aliases[path.stem].add(image_id)
+        for text in filter(None, [image_id, *uris]):
+            for tail in _tails(text):
+                aliases[tail].add(image_id)
     known = set(ids)
     groups: dict[str, list[int]] = defaultdict(list)
     for row, image in enumerate(images):
-        matches = (
-            {image}
-            if image in known
-            else aliases.get(image) or aliases.get(PurePosixPath(image).name, {image})
-        )
+        # the cells may name more folders than the list does, but never other ones
+        matches = {image} if image in known else aliases.get(image, set())
+        matches = matches or known.intersection(_tails(image)) or {image}
         if len(matches) > 1:
             raise InputError(
                 f"the cell table's image {image!r} could be any of {sorted(matches)[:3]}",
@@ -136,9 +148,19 @@ def _group(images: list[str], records: pa.Table) -> dict[str, list[int]]:
     return groups
 
 
+def _tails(path: str) -> list[str]:
+    """Return a path without its first folders, one after the other, and each without its extension."""
+    parts = PurePosixPath(path).parts
+    tails = ["/".join(parts[i:]) for i in range(len(parts))]
+    return [
+        *tails,
+        *(str(PurePosixPath(tail).with_suffix("")) for tail in tails if PurePosixPath(tail).suffix),
+    ]
+
+
 def _labels(table: pa.Table, by_image: dict[str, list[int]], where: str) -> list[str]:
     """Return the label of every row: the user's, or 1, 2, ... within each image."""
-    given = table["label"].to_pylist() if "label" in table.column_names else None
+    given = _texts(table, "label", where) if "label" in table.column_names else None
     labels = [""] * table.num_rows
     for image_id, rows in by_image.items():
         for n, row in enumerate(rows, start=1):

@@ -5,6 +5,7 @@ A file is recognised by its first bytes, never by its extension.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol
@@ -132,7 +133,8 @@ def as_pixels(array: NDArray[Any], name: str) -> Pixels:
             )
         return Pixels(array.astype(np.int32))
     if kind == "f":
-        with np.errstate(over="ignore"):  # beyond float32 becomes inf, which is rejected as not finite
+        # beyond float32 becomes inf, which is rejected as not finite; a signalling NaN becomes a plain one
+        with np.errstate(over="ignore", invalid="ignore"):
             narrowed = array.astype(np.float32)
         return Pixels(narrowed, (Flag.FLOAT64_NARROWED,) if size > 4 else ())
     raise RowRejected(RejectCode.DECODE_ERROR, f"{name}: pixels of type {array.dtype} are not numbers")
@@ -145,10 +147,9 @@ def default_names(count: int) -> tuple[str, ...]:
 
 def unique_names(names: Sequence[str]) -> tuple[str, ...]:
     """Return ``names`` with blanks filled and repeats numbered: ``DAPI``, ``DAPI_2``."""
-    seen: dict[str, int] = {}
-    result = []
+    result: list[str] = []
     for i, raw in enumerate(names):
         name = raw.strip() or f"c{i}"
-        seen[name] = seen.get(name, 0) + 1
-        result.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+        others = (f"{name}_{n}" for n in itertools.count(2))
+        result.append(name if name not in result else next(other for other in others if other not in result))
     return tuple(result)

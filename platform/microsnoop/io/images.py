@@ -6,19 +6,20 @@ read one after the other and opening a stack of thousands of pages costs more th
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from microsnoop.core.config import ChannelChoice
-from microsnoop.core.errors import ConfigError, MicrosnoopError, RowRejected
+from microsnoop.core.errors import ConfigError, InputError, MicrosnoopError, RowRejected
 from microsnoop.core.schema import Flag, RejectCode
-from microsnoop.io.formats import ImageFile, ImageInfo, sniff
+from microsnoop.io.formats import ImageFile, ImageInfo, as_pixels, sniff
 from microsnoop.io.opener import open_binary
 
 DEFAULT_LIMIT_PX = 200_000_000
@@ -44,8 +45,8 @@ class ImageSource:
 
     @property
     def name(self) -> str:
-        """The path for messages."""
-        return str(self.uris[0]) if self.uris else "(no file)"
+        """The path for messages: the first file there is."""
+        return next((uri for uri in self.uris if uri is not None), "(no file)")
 
 
 def open_image(uri: str, *, stack: bool, limit_px: int = DEFAULT_LIMIT_PX) -> ImageFile:
@@ -59,22 +60,28 @@ def open_image(uri: str, *, stack: bool, limit_px: int = DEFAULT_LIMIT_PX) -> Im
     """
     stream = _opened(uri)
     try:
-        kind = sniff(stream, uri)
-        # readers are imported when the first file of their kind is met
-        if kind == "raster":
-            from microsnoop.io.raster import RasterImage
-
-            return RasterImage(stream, uri, limit_px=limit_px)
-        if kind == "tiff":
-            from microsnoop.io.tiff import TiffImage
-
-            return TiffImage(stream, uri, limit_px=limit_px, stack=stack)
-        from microsnoop.io.arrays import NpyImage
-
-        return NpyImage(stream, uri, limit_px=limit_px, stack=stack)
+        with warnings.catch_warnings():  # remarks of decoders on odd metadata
+            warnings.simplefilter("ignore")
+            return _open(stream, uri, stack=stack, limit_px=limit_px)
     except Exception as error:
         stream.close()
         raise _as_reject(error, uri) from error
+
+
+def _open(stream: BinaryIO, uri: str, *, stack: bool, limit_px: int) -> ImageFile:
+    """Open by kind; readers are imported when the first file of their kind is met."""
+    kind = sniff(stream, uri)
+    if kind == "raster":
+        from microsnoop.io.raster import RasterImage
+
+        return RasterImage(stream, uri, limit_px=limit_px)
+    if kind == "tiff":
+        from microsnoop.io.tiff import TiffImage
+
+        return TiffImage(stream, uri, limit_px=limit_px, stack=stack)
+    from microsnoop.io.arrays import NpyImage
+
+    return NpyImage(stream, uri, limit_px=limit_px, stack=stack)
 
 
 class ImageReader:
@@ -101,32 +108,31 @@ class ImageReader:
         """Decode one image and keep the channels asked for; see :func:`read_image`."""
         if not source.uris:
             raise RowRejected(RejectCode.DECODE_ERROR, "no file is given for this image")
-        files = [self._file(source, i) for i in range(len(source.uris))]
-        names = source.uri_channels or files[0].info.channels
-        positions, kept = select_channels(names, channels, where=source.name)
-        if source.uri_channels is None:
-            planes, flags = self._decode(files[0], source)
-            planes = planes if positions == list(range(len(names))) else planes[positions]
-        else:
-            planes, flags = self._decode_separate([files[i] for i in positions], source, kept)
-        return Image(planes, tuple(kept), files[0].info.pixel_size_um, flags)
+        if source.uri_channels is not None:  # files of channels nobody asked for are not even opened
+            positions, kept = select_channels(source.uri_channels, channels, where=source.name)
+            planes, flags, size = self._read_separate(source, positions, kept)
+            return Image(planes, tuple(kept), size, flags)
+        uri = _present(source, 0, "")
+        file = self._file(uri, source)
+        positions, kept = select_channels(file.info.channels, channels, where=uri)
+        planes, flags = _decode(file, source.index or 0, uri)
+        if positions != list(range(len(planes))):
+            planes = planes[positions]
+        return Image(planes, tuple(kept), file.info.pixel_size_um, flags)
 
     def info(self, source: ImageSource) -> ImageInfo:
         """Describe one image from the header of its first file."""
-        info = self._file(source, 0).info
+        present = [uri for uri in source.uris if uri is not None]
+        if not present:
+            raise RowRejected(RejectCode.DECODE_ERROR, "no file is given for this image")
+        info = self._file(present[0], source).info
         if source.uri_channels is None:
             return info
         return ImageInfo(
             1, source.uri_channels, info.height_px, info.width_px, info.dtype, info.pixel_size_um
         )
 
-    def _file(self, source: ImageSource, i: int) -> ImageFile:
-        uri = source.uris[i]
-        if uri is None:
-            channel = source.uri_channels[i] if source.uri_channels else "?"
-            raise RowRejected(
-                RejectCode.CHANNEL_MISMATCH, f"{source.name}: no file for the channel {channel!r}"
-            )
+    def _file(self, uri: str, source: ImageSource) -> ImageFile:
         key = (uri, source.index is not None)
         if key not in self._open:
             self._open[key] = open_image(uri, stack=key[1], limit_px=self._limit_px)
@@ -135,38 +141,32 @@ class ImageReader:
         self._open.move_to_end(key)
         return self._open[key]
 
-    def _decode(self, file: ImageFile, source: ImageSource) -> tuple[NDArray[Any], tuple[Flag, ...]]:
-        try:
-            pixels = file.read(source.index or 0)
-        except Exception as error:
-            raise _as_reject(error, source.name) from error
-        return pixels.planes, pixels.flags
-
-    def _decode_separate(
-        self, files: Sequence[ImageFile], source: ImageSource, channels: Sequence[str]
-    ) -> tuple[NDArray[Any], tuple[Flag, ...]]:
+    def _read_separate(
+        self, source: ImageSource, positions: Sequence[int], channels: Sequence[str]
+    ) -> tuple[NDArray[Any], tuple[Flag, ...], float | None]:
+        """Return planes of one file per channel, their flags, and the pixel size."""
         planes: list[NDArray[Any]] = []
         flags: set[Flag] = set()
-        for file, channel in zip(files, channels, strict=True):
-            decoded, file_flags = self._decode(file, source)
-            if (
-                len(decoded) > 1 and not (decoded == decoded[:1]).all()
-            ):  # grey saved as colour is still one plane
+        size = None
+        for position, channel in zip(positions, channels, strict=True):
+            uri = _present(source, position, channel)
+            file = self._file(uri, source)
+            decoded, file_flags = _decode(file, source.index or 0, uri)
+            if len(decoded) > 1 and not (decoded == decoded[:1]).all():  # grey saved as colour is one plane
                 raise RowRejected(
                     RejectCode.CHANNEL_MISMATCH,
-                    f"{source.name}: the file of channel {channel!r} holds {len(decoded)} channels itself",
+                    f"{uri}: the file of channel {channel!r} holds {len(decoded)} channels itself",
                 )
             planes.append(decoded[0])
             flags.update(file_flags)
-        shapes = {plane.shape for plane in planes}
-        if len(shapes) > 1:
-            described = ", ".join(
-                f"{c} {p.shape[0]}×{p.shape[1]}" for c, p in zip(channels, planes, strict=True)
-            )
+            size = size or file.info.pixel_size_um
+        if len({plane.shape for plane in planes}) > 1:
+            sizes = (f"{c} {p.shape[0]}×{p.shape[1]}" for c, p in zip(channels, planes, strict=True))
             raise RowRejected(
-                RejectCode.SHAPE_MISMATCH, f"{source.name}: channels differ in size: {described}"
+                RejectCode.SHAPE_MISMATCH, f"{source.name}: channels differ in size: {', '.join(sizes)}"
             )
-        return np.stack(planes), tuple(sorted(flags))
+        stacked = as_pixels(np.stack(planes), source.name)  # mixed types may have met in a larger one
+        return stacked.planes, tuple(sorted(flags | set(stacked.flags))), size
 
 
 def read_image(
@@ -228,15 +228,39 @@ def _name(names: Sequence[str], item: str | int) -> str:
     return names[item] if isinstance(item, int) and 0 <= item < len(names) else str(item)
 
 
-def _opened(uri: str) -> Any:
+def _present(source: ImageSource, position: int, channel: str) -> str:
+    uri = source.uris[position]
+    if uri is None:
+        what = f"no file for the channel {channel!r}" if channel else "no file is given"
+        raise RowRejected(RejectCode.CHANNEL_MISMATCH, f"{source.name}: {what}")
+    return uri
+
+
+def _decode(file: ImageFile, index: int, uri: str) -> tuple[NDArray[Any], tuple[Flag, ...]]:
+    try:
+        with (
+            warnings.catch_warnings()
+        ):  # what matters is checked; a decoder's remarks would end the run in strict use
+            warnings.simplefilter("ignore")
+            pixels = file.read(index)
+    except Exception as error:
+        raise _as_reject(error, uri) from error
+    return pixels.planes, pixels.flags
+
+
+def _opened(uri: str) -> BinaryIO:
     try:
         return open_binary(uri)
     except FileNotFoundError as error:
         raise RowRejected(RejectCode.DECODE_ERROR, f"{uri}: the file does not exist") from error
     except PermissionError as error:
         raise RowRejected(RejectCode.DECODE_ERROR, f"{uri}: no permission to read the file") from error
+    except InputError as error:
+        raise RowRejected(RejectCode.DECODE_ERROR, error.message) from error
     except OSError as error:
-        raise RowRejected(RejectCode.DECODE_ERROR, f"{uri}: cannot be opened ({error})") from error
+        raise RowRejected(
+            RejectCode.DECODE_ERROR, f"{uri}: cannot be opened ({error.strerror or error})"
+        ) from error
 
 
 def _as_reject(error: Exception, name: str) -> MicrosnoopError:

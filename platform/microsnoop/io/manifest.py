@@ -7,9 +7,10 @@ concerns the list as a whole is an error now; a single file that is missing or b
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import PurePosixPath
@@ -25,7 +26,7 @@ from microsnoop.io.formats import EXTENSIONS
 from microsnoop.io.images import open_image
 from microsnoop.io.opener import fingerprints, is_remote, join, list_files, local_path, parent
 from microsnoop.io.patterns import compile_pattern, match_files
-from microsnoop.io.tables import meta_name, plain_column, read_table, rename_columns
+from microsnoop.io.tables import meta_columns, numbers, read_table
 
 _URI_ALIASES = ("uri", "path", "file", "image")
 _URI_PREFIX = "uri_"
@@ -74,7 +75,7 @@ def read_records(cfg: InputConfig) -> InputList:
 
 def _from_manifest(cfg: InputConfig) -> tuple[pa.Table, list[str]]:
     assert cfg.manifest is not None
-    table = rename_columns(read_table(cfg.manifest), cfg.columns, where=cfg.manifest)
+    table = read_table(cfg.manifest, columns=cfg.columns)
     root = cfg.root if cfg.root is not None else parent(cfg.manifest)
     separate = [name for name in table.column_names if name.startswith(_URI_PREFIX)]
     if separate:
@@ -92,7 +93,7 @@ def _from_manifest(cfg: InputConfig) -> tuple[pa.Table, list[str]]:
         separate, channels = [name], None
         relative = [[value] for value in table[name].to_pylist()]
     uris = [[None if uri is None else join(root, str(uri)) for uri in row] for row in relative]
-    index = _integers(table, "index", cfg.manifest)
+    index = _optional(table, "index", cfg.manifest, integer=True)
     ids = (
         [None if value is None else str(value) for value in table["image_id"].to_pylist()]
         if "image_id" in table.column_names
@@ -101,10 +102,13 @@ def _from_manifest(cfg: InputConfig) -> tuple[pa.Table, list[str]]:
     nameless = next((row for row, name in enumerate(ids, start=1) if name is None), None)
     if nameless is not None:
         raise InputError(f"{cfg.manifest}: row {nameless} has no image_id")
+    sizes = _optional(table, "pixel_size_um", cfg.manifest)
+    bad = [row for row, size in enumerate(sizes, start=1) if size is not None and not 0 < size < math.inf]
+    if bad:
+        raise InputError(f"{cfg.manifest}: pixel_size_um must be positive, see row(s) {bad[:10]}")
     taken = {*separate, "image_id", "index", "pixel_size_um"}
-    meta = {meta_name(name): plain_column(table, name) for name in table.column_names if name not in taken}
-    size = table["pixel_size_um"].cast(pa.float64()) if "pixel_size_um" in table.column_names else None
-    return _records(ids, uris, channels=channels, index=index, size=size, meta=meta), []
+    meta = meta_columns(table, [name for name in table.column_names if name not in taken])
+    return _records(ids, uris, channels=channels, index=index, sizes=sizes, meta=meta), []
 
 
 def _from_folder(folder: str) -> tuple[pa.Table, list[str]]:
@@ -144,7 +148,7 @@ def _records(
     *,
     channels: Sequence[str] | None = None,
     index: Sequence[int | None] | None = None,
-    size: pa.ChunkedArray | None = None,
+    sizes: Sequence[float | None] | None = None,
     meta: dict[str, Any],
 ) -> pa.Table:
     n = len(ids)
@@ -153,36 +157,48 @@ def _records(
         "uris": pa.array(uris, pa.list_(pa.string())),
         "uri_channels": pa.array([list(channels) if channels else None] * n, pa.list_(pa.string())),
         "index": pa.array(index if index is not None else [None] * n, pa.int64()),
-        "pixel_size_um": size if size is not None else pa.nulls(n, pa.float64()),
+        "pixel_size_um": pa.array(sizes if sizes is not None else [None] * n, pa.float64()),
     }
     return pa.table({**columns, **meta})
 
 
 def _expand_stacks(table: pa.Table, cfg: InputConfig) -> pa.Table:
-    """Make one record of every image of every file; a file that cannot be opened stays one record."""
-    if any(row is not None for row in table["index"].to_pylist()):
-        return table  # the manifest lists the images itself
+    """Make one record of every image of every file; a file that cannot be opened stays one record.
+
+    Rows that name an index already stay as they are. Where channels are separate stacks, the longest one counts:
+    images that another one lacks become rejects.
+    """
     limit_px = int(cfg.max_image_mpx * 1e6)
 
-    def count(uris: list[str | None]) -> int:
+    def count(uri: str | None) -> int:
         try:
-            file = open_image(str(uris[0]), stack=True, limit_px=limit_px)
+            file = open_image(str(uri), stack=True, limit_px=limit_px)
         except RowRejected:
             return 0
         file.close()
         return file.info.n_images
 
-    with ThreadPoolExecutor(8) as pool:
-        counts = list(pool.map(count, table["uris"].to_pylist()))
-    source = [i for i, n in enumerate(counts) for _ in range(max(n, 1))]
-    index = [k if n else None for n in counts for k in range(max(n, 1))]
-    expanded = table.take(pa.array(source))
+    source: list[int] = []
+    index: list[int | None] = []
+    for row, (uris, given) in enumerate(
+        zip(table["uris"].to_pylist(), table["index"].to_pylist(), strict=True)
+    ):
+        n_images = max((count(uri) for uri in uris), default=0) if given is None else 0
+        source += [row] * max(n_images, 1)
+        index += list(range(n_images)) or [given]
     ids = [
-        name if k is None else f"{name}[{k}]"
-        for name, k in zip(expanded["image_id"].to_pylist(), index, strict=True)
+        name if k is None or given is not None else f"{name}[{k}]"
+        for name, given, k in zip(
+            table["image_id"].take(source).to_pylist(),
+            table["index"].take(source).to_pylist(),
+            index,
+            strict=True,
+        )
     ]
-    expanded = expanded.set_column(expanded.schema.get_field_index("image_id"), "image_id", pa.array(ids))
-    return expanded.set_column(expanded.schema.get_field_index("index"), "index", pa.array(index, pa.int64()))
+    table = table.take(source)
+    for name, values in (("image_id", pa.array(ids)), ("index", pa.array(index, pa.int64()))):
+        table = table.set_column(table.schema.get_field_index(name), name, values)
+    return table
 
 
 def _finish(table: pa.Table, cfg: InputConfig) -> pa.Table:
@@ -254,16 +270,13 @@ def _default_id(uris: Sequence[str | None], index: int | None) -> str:
 
 
 def _relative(uri: str, folder: str) -> str:
+    """Return an image's id: its path below the folder, odd bytes written as escapes."""
     if is_remote(folder):
         return uri.removeprefix(folder.rstrip("/") + "/")
-    return local_path(uri).relative_to(local_path(folder)).as_posix()
+    base = local_path(folder).absolute() if uri.startswith("file://") else local_path(folder)
+    return os.fsencode(local_path(uri).relative_to(base).as_posix()).decode("utf-8", "backslashreplace")
 
 
-def _integers(table: pa.Table, name: str, where: str) -> list[int | None]:
-    if name not in table.column_names:
-        return [None] * table.num_rows
-    try:
-        values: list[int | None] = table[name].cast(pa.int64()).to_pylist()
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{where}: the column {name!r} must hold whole numbers ({error})") from error
-    return values
+def _optional(table: pa.Table, name: str, where: str, *, integer: bool = False) -> list[Any]:
+    present = name in table.column_names
+    return numbers(table, name, where=where, integer=integer) if present else [None] * table.num_rows

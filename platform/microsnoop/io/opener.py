@@ -5,16 +5,21 @@ Errors leave here as sentences that name the path.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import fsspec
 
-from microsnoop.core.errors import InputError, MissingDependency
+from microsnoop.core.errors import InputError, MicrosnoopError, MissingDependency
+
+_REMOTE_BLOCK = 2**20  # bytes a request: one image of a stack must not cost the whole stack
 
 
 def is_remote(uri: str) -> bool:
@@ -23,8 +28,10 @@ def is_remote(uri: str) -> bool:
 
 
 def local_path(uri: str) -> Path:
-    """Return the path behind a plain path or a ``file://`` URI."""
-    return Path(unquote(urlsplit(uri).path)) if uri.startswith("file://") else Path(uri).expanduser()
+    """Return the path behind a plain path or a ``file://`` URI; ``~/`` is the home folder."""
+    if uri.startswith("file://"):
+        return Path(unquote(urlsplit(uri).path, errors="surrogateescape"))
+    return Path(uri).expanduser() if uri == "~" or uri.startswith("~/") else Path(uri)
 
 
 def join(base: str, relative: str) -> str:
@@ -49,18 +56,29 @@ def open_binary(uri: str) -> BinaryIO:
     Raises
     ------
     OSError
-        Not there, not readable, a folder.
-    MissingDependency
-        The scheme needs a package that is not installed.
+        Not there, not readable, not a regular file, no credentials, no connection.
+    InputError, MissingDependency
+        The scheme is unknown, or needs a package that is not installed.
     """
-    if not is_remote(uri):
-        return local_path(uri).open("rb")
-    filesystem, path = _filesystem(uri)
-    return cast(BinaryIO, filesystem.open(path, "rb"))
+    if is_remote(uri):
+        with _remote_errors(uri):
+            filesystem, path = _filesystem(uri)
+            return cast(BinaryIO, filesystem.open(path, "rb", block_size=_REMOTE_BLOCK))
+    try:
+        local = local_path(uri)
+        mode = local.stat().st_mode
+        if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
+            number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+            raise OSError(number, "is a folder" if stat.S_ISDIR(mode) else "not a regular file", uri)
+        return local.open("rb")
+    except ValueError as error:  # a null byte in the name
+        raise FileNotFoundError(errno.ENOENT, str(error), uri) from error
 
 
 def list_files(folder: str) -> Iterator[str]:
-    """Yield every file below ``folder``, depth first, sorted; hidden files and folders are left out.
+    """Yield every regular file below ``folder``, depth first, sorted; hidden files and folders are left out.
+
+    Linked folders are followed, each real folder once. A name that is not valid text comes as a ``file://`` URI.
 
     Raises
     ------
@@ -68,25 +86,52 @@ def list_files(folder: str) -> Iterator[str]:
         The folder does not exist or cannot be listed.
     """
     if is_remote(folder):
-        filesystem, path = _filesystem(folder)
-        scheme = folder.split("://", 1)[0]
-        for found in sorted(filesystem.find(path)):
-            if not any(part.startswith(".") for part in PurePosixPath(found[len(path) :]).parts):
-                yield f"{scheme}://{str(found).removeprefix(f'{scheme}://')}"
+        try:
+            with _remote_errors(folder):
+                filesystem, path = _filesystem(folder)
+                filesystem.invalidate_cache()
+                found = sorted(str(name) for name in filesystem.find(path))
+        except OSError as error:
+            raise InputError(f"cannot list {folder}: {error}") from error
+        for name in found:
+            inside = name[len(path.rstrip("/")) :]
+            if not any(part.startswith(".") for part in inside.split("/")):
+                yield folder.rstrip("/") + inside
         return
     root = local_path(folder)
-    if not root.is_dir():
-        what = "is a file, not a folder" if root.exists() else "does not exist"
-        raise InputError(f"the folder {folder} {what}")
-
-    def refuse(error: OSError) -> None:
+    try:
+        if not root.is_dir():
+            what = "is a file, not a folder" if root.exists() else "does not exist"
+            raise InputError(f"the folder {folder} {what}")
+        yield from _walk(str(root), set())
+    except OSError as error:
         raise InputError(f"cannot list {error.filename}: {error.strerror}") from error
 
-    for where, folders, names in os.walk(root, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith("."):
-                yield os.path.join(where, name)  # noqa: PTH118  (a Path for each of a million files is slow)
+
+def _walk(folder: str, seen: set[str]) -> Iterator[str]:
+    real = os.path.realpath(folder)
+    if real in seen:
+        return
+    seen.add(real)
+    with os.scandir(folder) as entries:
+        listed = sorted(
+            (entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name
+        )
+    for entry in listed:
+        if entry.is_file() or (entry.is_symlink() and not entry.is_dir()):  # a dead link becomes a reject
+            yield _as_text(entry.path)
+    for entry in listed:
+        if entry.is_dir():
+            yield from _walk(entry.path, seen)
+
+
+def _as_text(path: str) -> str:
+    """Return a path that every table can hold: as it is, or with its odd bytes quoted in a ``file://`` URI."""
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return f"file://{quote(os.fsencode(os.path.abspath(path)))}"  # noqa: PTH100
+    return path
 
 
 def fingerprints(uris: Sequence[str]) -> list[str | None]:
@@ -103,7 +148,7 @@ def fingerprints(uris: Sequence[str]) -> list[str | None]:
             continue
         try:
             status = local_path(uri).stat()
-        except OSError:
+        except (OSError, ValueError):
             result[uri] = None
         else:
             result[uri] = f"{status.st_size}:{status.st_mtime_ns}"
@@ -113,13 +158,30 @@ def fingerprints(uris: Sequence[str]) -> list[str | None]:
 
 
 def _remote_fingerprints(folder: str, uris: list[str]) -> dict[str, str | None]:
+    """Ask once for a whole folder, then singly for what the listing does not show (some servers list nothing)."""
     filesystem, path = _filesystem(folder)
     try:
-        entries = filesystem.ls(path, detail=True)
-    except FileNotFoundError:
+        with _remote_errors(folder):
+            filesystem.invalidate_cache()
+            entries = filesystem.ls(path, detail=True)
+    except OSError:
         entries = []
     by_name = {str(entry["name"]).rsplit("/", 1)[-1]: entry for entry in entries}
-    return {uri: _tag(by_name.get(uri.rsplit("/", 1)[-1])) for uri in uris}
+    return {uri: _tag(by_name.get(uri.rsplit("/", 1)[-1]) or _remote_info(uri)) for uri in uris}
+
+
+def _remote_info(uri: str) -> dict[str, Any] | None:
+    filesystem, path = _filesystem(uri)
+    try:
+        with _remote_errors(uri):
+            info: dict[str, Any] = filesystem.info(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InputError(
+            f"cannot look at {uri}: {error.strerror}", hint="check connection and credentials"
+        ) from error
+    return info
 
 
 def _tag(entry: dict[str, Any] | None) -> str | None:
@@ -147,3 +209,14 @@ def _filesystem(uri: str) -> tuple[Any, str]:
     except ValueError as error:
         raise InputError(f"cannot open {uri}: {error}") from error
     return filesystem, str(path)
+
+
+@contextmanager
+def _remote_errors(uri: str) -> Iterator[None]:
+    """Turn what cloud libraries raise (no credentials, no connection, ...) into ``OSError``."""
+    try:
+        yield
+    except (OSError, MicrosnoopError):
+        raise
+    except Exception as error:
+        raise OSError(errno.EIO, f"{type(error).__name__}: {error}", uri) from error

@@ -112,9 +112,13 @@ def read_parts(parts: Sequence[Path], columns: Sequence[str]) -> Iterator[tuple[
 
 def remove_partials(folder: Path) -> None:
     """Delete what a crash left half-written (only files this module names)."""
-    for name in _names(folder):
-        if name.startswith(".") and name.endswith(".partial"):
-            (folder / name).unlink(missing_ok=True)
+    for name in filter(is_partial, _names(folder)):
+        (folder / name).unlink(missing_ok=True)
+
+
+def is_partial(name: str) -> bool:
+    """Whether a file name is that of a file being written."""
+    return name.startswith(".") and name.endswith(".partial")
 
 
 def free_bytes(folder: Path) -> int:

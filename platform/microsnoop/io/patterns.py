@@ -68,7 +68,7 @@ def compile_pattern(text: str) -> Pattern:
         )
     parts.append(_literal(absolute[end:], text))
     fixed = absolute[: _TOKEN.search(absolute).start()]  # type: ignore[union-attr]
-    base = fixed.rsplit("/", 1)[0] if "/" in fixed else "."
+    base = (fixed.rsplit("/", 1)[0] or "/") if "/" in fixed else "."
     prefix = "(?:\\./)?" if base == "." else ""
     return Pattern(text, base, re.compile(prefix + "".join(parts)), tuple(fields))
 
@@ -90,12 +90,12 @@ def match_files(pattern: Pattern, files: Sequence[str]) -> PatternMatches:
         if match is None:
             continue
         n_files += 1
-        # without any field, or with stars beside them, the path itself tells images apart
-        key = tuple(match[name] for name in keys) if keys else (uri,)
+        # without any field the path itself tells images apart; with {channel} alone all files are one image
+        key = tuple(match[name] for name in pattern.fields if name != CHANNEL) if pattern.fields else (uri,)
         channel = match[CHANNEL] if CHANNEL in pattern.fields else ""
         known = images.setdefault(key, {})
         if channel in known:
-            which = f"channel {channel!r} of {_id(key)}" if channel else _id(key)
+            which = f"channel {channel!r} of {_id(key) or pattern.text}" if channel else _id(key)
             raise InputError(
                 f"two files match {which}: {known[channel]} and {uri}",
                 hint="add a {field} for the part of the name in which they differ",
@@ -108,9 +108,9 @@ def match_files(pattern: Pattern, files: Sequence[str]) -> PatternMatches:
             f"no file below {pattern.base} matches {pattern.text}"
             + (f"; files there:{examples}" if examples else "")
         )
-    order = sorted(channels)
+    order = sorted(channels, key=_natural)
     return PatternMatches(
-        ids=[_id(key) for key in images],
+        ids=[_id(key) or pattern.text.rsplit("/", 1)[-1] for key in images],
         uris=[[by_channel.get(channel) for channel in order] for by_channel in images.values()],
         fields={name: [key[i] for key in images] for i, name in enumerate(keys)},
         channels=order if CHANNEL in pattern.fields else None,
@@ -120,6 +120,13 @@ def match_files(pattern: Pattern, files: Sequence[str]) -> PatternMatches:
 
 def _id(key: tuple[str, ...]) -> str:
     return "/".join(key)
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """Sort key that puts 2 before 10."""
+    return [
+        (0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part
+    ]
 
 
 def _literal(piece: str, text: str) -> str:

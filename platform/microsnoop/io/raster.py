@@ -1,7 +1,8 @@
-"""PNG, JPEG and BMP through Pillow; 16-bit colour PNG through imagecodecs, because Pillow would halve its depth."""
+"""PNG, JPEG and BMP through Pillow; 16-bit PNG with several samples through imagecodecs, as Pillow halves its depth."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
@@ -16,6 +17,7 @@ from microsnoop.io.formats import RGB, ImageInfo, Pixels, as_pixels, check_size,
 
 _MODES_AS_THEY_ARE = {"L", "RGB", "I;16", "I;16B", "I", "F", "1"}
 _ONE_CHANNEL = {"L", "I;16", "I;16B", "I", "F", "1", "LA"}
+_PILLOW_SETTINGS = threading.Lock()  # they are global to the process
 _DTYPES = {"I;16": "uint16", "I;16B": "uint16", "I": "int32", "F": "float32"}
 
 
@@ -28,7 +30,7 @@ class RasterImage:
 
     def __init__(self, stream: BinaryIO, name: str, *, limit_px: int) -> None:
         self._stream, self._name = stream, name
-        self._deep_colour = _is_deep_colour_png(stream)
+        self._deep_samples = _samples_of_deep_png(stream)
         with _without_pillows_own_limit():
             try:
                 self._image = Image.open(stream, formats=("PNG", "JPEG", "BMP"))
@@ -37,14 +39,15 @@ class RasterImage:
                     RejectCode.DECODE_ERROR, f"{name}: the header is damaged ({error})"
                 ) from error
         width, height = self._image.size
-        channels = default_names(1) if self._image.mode in _ONE_CHANNEL else RGB
+        grey = self._image.mode in _ONE_CHANNEL if not self._deep_samples else self._deep_samples == 2
+        channels = default_names(1) if grey else RGB
         check_size(name, (len(channels), height, width), limit_px=limit_px)
         frames = getattr(self._image, "n_frames", 1)
         if frames > 1:
             raise RowRejected(
                 RejectCode.SHAPE_MISMATCH, f"{name}: an animation of {frames} frames is not one image"
             )
-        dtype = "uint16" if self._deep_colour else _DTYPES.get(self._image.mode, "uint8")
+        dtype = "uint16" if self._deep_samples else _DTYPES.get(self._image.mode, "uint8")
         self.info = ImageInfo(1, channels, height, width, dtype)
 
     def read(self, index: int) -> Pixels:
@@ -53,7 +56,7 @@ class RasterImage:
             raise RowRejected(
                 RejectCode.SHAPE_MISMATCH, f"{self._name}: has one image, index {index} was asked"
             )
-        array, flags = self._decode_deep() if self._deep_colour else self._decode()
+        array, flags = self._decode_deep() if self._deep_samples else self._decode()
         planes = array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
         pixels = as_pixels(np.ascontiguousarray(planes), self._name)
         return Pixels(pixels.planes, flags + pixels.flags)
@@ -83,24 +86,27 @@ class RasterImage:
 
         self._stream.seek(0)
         array = imagecodecs.png_decode(self._stream.read())
-        if array.shape[-1] == 4:
-            opaque = (array[..., 3] == np.iinfo(array.dtype).max).all()
-            return array[..., :3], () if opaque else (Flag.ALPHA_DROPPED,)
+        if self._deep_samples in (2, 4):
+            opaque = (array[..., -1] == np.iinfo(array.dtype).max).all()
+            colour = array[..., 0] if self._deep_samples == 2 else array[..., :3]
+            return colour, () if opaque else (Flag.ALPHA_DROPPED,)
         return array, ()
 
 
-def _is_deep_colour_png(stream: BinaryIO) -> bool:
-    """Whether the header says PNG, 16 bits a sample, colour (types 2 and 6)."""
+def _samples_of_deep_png(stream: BinaryIO) -> int:
+    """Return the samples a pixel of a 16-bit PNG with more than one (colour types 2, 4, 6), else 0."""
     head = stream.read(26)
     stream.seek(0)
-    return head.startswith(b"\x89PNG") and len(head) == 26 and head[24] == 16 and head[25] in (2, 6)
+    deep = head.startswith(b"\x89PNG") and len(head) == 26 and head[24] == 16
+    return {2: 3, 4: 2, 6: 4}.get(head[25], 0) if deep else 0
 
 
 @contextmanager
 def _without_pillows_own_limit() -> Iterator[None]:
     """Open headers of any size: the check that follows uses the run's own limit instead of Pillow's."""
-    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
+    with _PILLOW_SETTINGS:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before

@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 
 from microsnoop.core.errors import RunError, RunLocked
 from microsnoop.core.schema import SCHEMA_VERSION, embedding_schema, reject_schema
-from microsnoop.io.parts import list_parts, read_parts, remove_partials, write_atomic, write_part
+from microsnoop.io.parts import is_partial, list_parts, read_parts, remove_partials, write_atomic, write_part
 
 COUNT_COLUMNS = ("obs_id", "image_id", "n_samples")
 _PART_BYTES = 64 * 2**20
@@ -70,15 +70,32 @@ class RunStore:
                     f"{self.path} is not a run directory: it has no run.json",
                     hint="`microsnoop embed` makes one",
                 ) from error
+            except OSError as error:
+                raise RunError(f"{self.path / 'run.json'} cannot be read: {error.strerror}") from error
             except ValueError as error:
                 raise RunError(f"{self.path / 'run.json'} is damaged: {error}") from error
-            if loaded.get("schema_version") != SCHEMA_VERSION:
+            version = loaded.get("schema_version") if isinstance(loaded, dict) else None
+            if version != SCHEMA_VERSION:
                 raise RunError(
-                    f"{self.path} has schema version {loaded.get('schema_version')}, this version reads "
-                    f"{SCHEMA_VERSION}"
+                    f"{self.path} has schema version {version}, this version reads {SCHEMA_VERSION}"
                 )
             self._info = loaded
         return self._info
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the numbers of this run (see ``pipelines.resume.Identity``).
+
+        Raises
+        ------
+        RunError
+            ``run.json`` does not say.
+        """
+        try:
+            found: dict[str, Any] = self.info["identity"]
+        except KeyError as error:
+            raise RunError(f"{self.path / 'run.json'} is damaged: it has no {error}") from error
+        return found
 
     def write_info(self, info: dict[str, Any]) -> None:
         """Replace ``run.json``."""
@@ -89,13 +106,21 @@ class RunStore:
     @property
     def records(self) -> pa.Table:
         """The input list this run works on."""
-        return pq.read_table(self.path / "records.parquet")
+        return self._table("records.parquet")
 
     @property
     def cells(self) -> pa.Table | None:
         """Metadata of cells by ``parent_id``, if any."""
-        path = self.path / "cells.parquet"
-        return pq.read_table(path) if path.is_file() else None
+        return self._table("cells.parquet") if (self.path / "cells.parquet").is_file() else None
+
+    def _table(self, name: str) -> pa.Table:
+        try:
+            return pq.read_table(self.path / name)
+        except (OSError, ValueError) as error:
+            raise RunError(
+                f"{self.path / name} cannot be read: {error}",
+                hint="restore it from a backup, or begin a new run that takes over what is valid: --fork NEW_DIR",
+            ) from error
 
     def write_inputs(self, records: pa.Table, cells: pa.Table | None) -> None:
         """Replace the input list and the cells' metadata."""
@@ -137,7 +162,7 @@ class RunStore:
             Another process holds it; the message says which.
         """
         self.create()
-        with (self.path / ".lock").open("a+", encoding="utf-8") as stream:
+        with self._lock_file() as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -152,6 +177,12 @@ class RunStore:
             for folder in (self.path, self.embeddings, self.rejects):
                 remove_partials(folder)
             yield
+
+    def _lock_file(self) -> TextIO:
+        try:
+            return (self.path / ".lock").open("a+", encoding="utf-8")
+        except OSError as error:
+            raise RunError(f"cannot write in {self.path}: {error.strerror}") from error
 
     def embedding_parts(self) -> list[Path]:
         """Return the parts with vectors, in the order they were written."""
@@ -199,7 +230,8 @@ class RunStore:
 
     def _foreign_entries(self) -> list[str]:
         own = {".lock", "embeddings", "rejects", "retried", "records.parquet", "cells.parquet"}
-        return sorted(entry.name for entry in self.path.iterdir() if entry.name not in own)
+        names = (entry.name for entry in self.path.iterdir())
+        return sorted(name for name in names if name not in own and not is_partial(name))
 
 
 class RunWriter:
@@ -249,11 +281,17 @@ class RunWriter:
         embedded, rejected = rows.filter(good), rows.filter(pc.invert(good))
         if embedded.num_rows:
             write_part(self._store.embeddings, _conform(embedded, self._embedded))
+            self.written += embedded.num_rows
+        self._hold([rejected])  # should the next line fail, what is written must not be written again
         if rejected.num_rows:
             write_part(self._store.rejects, _conform(rejected, self._rejected))
-        self.written += embedded.num_rows
-        self.rejected += rejected.num_rows
-        self._buffer, self._n_rows, self._n_bytes = [], 0, 0
+            self.rejected += rejected.num_rows
+        self._hold([])
+
+    def _hold(self, tables: list[pa.Table]) -> None:
+        self._buffer = [table for table in tables if table.num_rows]
+        self._n_rows = sum(table.num_rows for table in self._buffer)
+        self._n_bytes = sum(table.nbytes for table in self._buffer)
 
 
 def row_key(record_key: str, box: Sequence[int | None], processing_key: str) -> str:

@@ -8,6 +8,7 @@ makes the file a stack, and a file that is not meant as one is refused with that
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -19,9 +20,10 @@ from numpy.typing import NDArray
 from microsnoop.core.errors import RowRejected
 from microsnoop.core.schema import Flag, RejectCode
 from microsnoop.io.formats import RGB, ImageInfo, Pixels, as_pixels, check_size, default_names, unique_names
+from microsnoop.io.tiff_check import check_directories, check_pages, main_series
 from microsnoop.io.tiff_metadata import channel_names, pixel_size_um
 
-# tifffile reports damage through its logger and goes on; what matters is checked here and raised
+# tifffile reports damage through its logger and goes on; what matters is checked in tiff_check and raised
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 _UNKNOWN = "QI"
@@ -29,7 +31,7 @@ _UNKNOWN = "QI"
 
 @dataclass(frozen=True)
 class _Layout:
-    """Which axis of the series is what; ``stack`` and ``channel`` are positions in its shape, or None."""
+    """Which axis is what; ``stack`` and ``channel`` are positions in the shape, or None."""
 
     stack: int | None
     channel: int | None
@@ -38,28 +40,31 @@ class _Layout:
 
 
 class TiffImage:
-    """The first series of a TIFF file, at full resolution."""
+    """The main image of a TIFF file, at full resolution."""
 
     def __init__(self, stream: BinaryIO, name: str, *, limit_px: int, stack: bool) -> None:
         self._stream, self._name = stream, name
         self._tif = tifffile.TiffFile(stream, name=name)
-        if not self._tif.series:
-            raise RowRejected(RejectCode.DECODE_ERROR, f"{name}: a TIFF file without any image")
-        self._series = self._tif.series[0]
-        axes, shape = self._series.axes, self._series.shape
-        self._layout = _find_layout(axes, shape, name, stack=stack)
-        count = shape[self._layout.channel] if self._layout.channel is not None else 1
-        height, width = shape[self._layout.y], shape[self._layout.x]
+        check_directories(self._tif, name)
+        self._series = main_series(self._tif, name)
+        first = self._series[0]
+        joined = len(self._series) > 1  # one series a page: pages of unknown meaning
+        self._shape = (len(self._series), *first.shape) if joined else tuple(first.shape)
+        axes = f"Q{first.axes}" if joined else first.axes
+        self._layout = _find_layout(axes, self._shape, name, stack=stack)
+        channel = self._layout.channel
+        count = self._shape[channel] if channel is not None else 1
+        height, width = self._shape[self._layout.y], self._shape[self._layout.x]
         check_size(name, (count, height, width), limit_px=limit_px)
-        self._check_complete()
-        self._samples = self._layout.channel is not None and axes[self._layout.channel] == "S"
+        check_pages(self._tif, first, [first.pages[0]], name)
+        self._samples = channel is not None and axes[channel] == "S"
         self._alpha = self._samples and self._has_alpha()
         self.info = ImageInfo(
-            n_images=shape[self._layout.stack] if self._layout.stack is not None else 1,
+            n_images=self._shape[self._layout.stack] if self._layout.stack is not None else 1,
             channels=self._names(count - self._alpha),
             height_px=height,
             width_px=width,
-            dtype=str(self._series.dtype),
+            dtype=str(first.dtype),
             pixel_size_um=pixel_size_um(self._tif),
         )
 
@@ -84,20 +89,52 @@ class TiffImage:
         self._stream.close()
 
     def _read_array(self, index: int) -> NDArray[Any]:
-        """Return the series' array with the stack axis reduced to length 1."""
-        series, layout = self._series, self._layout
-        if layout.stack is None:
-            array: NDArray[Any] = series.asarray(maxworkers=1)
-            return array
-        per_image = len(series.pages) / self.info.n_images
-        if layout.stack == 0 and per_image >= 1 and per_image.is_integer():
-            first = index * int(per_image)
-            pages = [series.pages[first + i].asarray(maxworkers=1) for i in range(int(per_image))]
-            return np.stack(pages).reshape((1, *series.shape[1:]))
-        return np.take(series.asarray(maxworkers=1), [index], axis=layout.stack)
+        """Return the whole array, with the stack axis reduced to length 1."""
+        axis = self._layout.stack
+        if axis is None:
+            return self._read_pages(None)
+        shape = (*self._shape[:axis], 1, *self._shape[axis + 1 :])
+        n_pages = sum(len(series.pages) for series in self._series)
+        leading = next((k for k in range(len(shape)) if math.prod(self._shape[:k]) == n_pages), None)
+        if leading is not None and axis < leading:  # pages count along the leading axes
+            numbers = np.arange(n_pages).reshape(self._shape[:leading]).take([index], axis=axis)
+            return self._read_pages(numbers.ravel().tolist()).reshape(shape)
+        first = self._series[0]
+        if axis == 0 and len(self._series) == 1 and first.dataoffset is not None:
+            return self._read_contiguous(first, index).reshape(shape)
+        return np.take(self._read_pages(None), [index], axis=axis)
+
+    def _read_pages(self, numbers: Sequence[int] | None) -> NDArray[Any]:
+        """Return some pages stacked, or (None) everything in the shape of the image."""
+        if numbers is None:
+            for series in self._series:
+                check_pages(
+                    self._tif, series, [series.pages[i] for i in range(len(series.pages))], self._name
+                )
+            return np.stack([series.asarray(maxworkers=1) for series in self._series]).reshape(self._shape)
+        arrays = []
+        for number in numbers:
+            series, within = self._series[0], number
+            if len(self._series) > 1:
+                per_series = len(series.pages)
+                series, within = self._series[number // per_series], number % per_series
+            page = series.pages[within]
+            check_pages(self._tif, series, [page], self._name)
+            arrays.append(page.asarray(maxworkers=1))
+        return np.stack(arrays)
+
+    def _read_contiguous(self, series: Any, index: int) -> NDArray[Any]:
+        """Return one image of a stack that one directory describes as a single run of bytes."""
+        dtype = np.dtype(series.dtype).newbyteorder(self._tif.byteorder)
+        n_bytes = math.prod(self._shape[1:]) * dtype.itemsize
+        self._stream.seek(series.dataoffset + index * n_bytes)
+        data = self._stream.read(n_bytes)
+        if len(data) < n_bytes:
+            raise RowRejected(RejectCode.DECODE_ERROR, f"{self._name}: truncated within image {index}")
+        return np.frombuffer(data, dtype)
 
     def _planes(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Bring an array with all axes of the series (stack axis 1) to (C, H, W)."""
+        """Bring an array with all axes (stack axis 1) to (C, H, W)."""
         layout = self._layout
         wanted = [axis for axis in (layout.channel, layout.y, layout.x) if axis is not None]
         others = [axis for axis in range(array.ndim) if axis not in wanted]
@@ -106,37 +143,18 @@ class TiffImage:
 
     def _names(self, count: int) -> tuple[str, ...]:
         colour = (tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.YCBCR)
-        if self._samples and count == 3 and self._series.keyframe.photometric in colour:
+        if self._samples and count == 3 and self._series[0].keyframe.photometric in colour:
             return RGB
         named = channel_names(self._tif, count)
         return unique_names(named) if named is not None else default_names(count)
 
     def _has_alpha(self) -> bool:
         """Whether the last sample is declared as transparency (a fourth stain is not)."""
-        extra = self._series.keyframe.extrasamples
+        extra = self._series[0].keyframe.extrasamples
         return len(extra) == 1 and extra[0] in (
             tifffile.EXTRASAMPLE.ASSOCALPHA,
             tifffile.EXTRASAMPLE.UNASSALPHA,
         )
-
-    def _check_complete(self) -> None:
-        """Refuse a file whose pixels lie (partly) beyond its end or in other files: no reader may invent them."""
-        size = self._tif.filehandle.size
-        pages = self._series.pages
-        # of a very long stack the first and last page: they bound the others in every file written in order
-        looked_at = range(len(pages)) if len(pages) <= 256 else (0, len(pages) - 1)
-        for page in (pages[i] for i in looked_at):
-            if page is None:
-                raise RowRejected(
-                    RejectCode.DECODE_ERROR,
-                    f"{self._name}: part of a multi-file OME-TIFF: some planes are elsewhere",
-                )
-            ends = [start + n for start, n in zip(page.dataoffsets, page.databytecounts, strict=False)]
-            if max(ends, default=0) > size:
-                raise RowRejected(
-                    RejectCode.DECODE_ERROR,
-                    f"{self._name}: truncated: {size:,} bytes, but its pixels reach to byte {max(ends):,}",
-                )
 
 
 def _find_layout(axes: str, shape: Sequence[int], name: str, *, stack: bool) -> _Layout:
@@ -146,15 +164,18 @@ def _find_layout(axes: str, shape: Sequence[int], name: str, *, stack: bool) -> 
             RejectCode.SHAPE_MISMATCH, f"{name}: axes {axes} of shape {tuple(shape)} are not an image"
         )
     y, x = axes.index("Y"), axes.index("X")
-    long = [i for i, size in enumerate(shape) if size > 1 and i not in (y, x)]
-    samples = [i for i in long if axes[i] == "S"]
-    channels = [i for i in long if axes[i] == "C"]
-    unknown = [i for i in long if axes[i] in _UNKNOWN]
-    stacked = [i for i in long if i not in samples + channels + unknown]
-    if stack and not stacked:  # the first page axis counts the images, a second one their channels
-        stacked, unknown = unknown[:1], unknown[1:]
-    channels += unknown
-    if len(samples + channels) > 1 or len(stacked) > (1 if stack else 0):
+    rest = [i for i in range(len(axes)) if i not in (y, x)]
+    pages = [i for i in rest if axes[i] in _UNKNOWN]
+    long = [i for i in rest if shape[i] > 1]
+    channels = [i for i in long if axes[i] in "SC"]
+    stacked = [i for i in long if i not in channels and i not in pages]
+    if stack and not stacked and (len(pages) > 1 or (pages and shape[pages[0]] > 1)):
+        stacked, pages = (
+            pages[:1],
+            pages[1:],
+        )  # the first page axis counts the images, a second one their channels
+    channels += [i for i in pages if shape[i] > 1]
+    if len(channels) > 1 or len(stacked) > (1 if stack else 0):
         kinds = ", ".join(f"{axes[i]} {shape[i]}" for i in long)
         fix = (
             "only one axis besides the channels can be a stack"
@@ -164,5 +185,4 @@ def _find_layout(axes: str, shape: Sequence[int], name: str, *, stack: bool) -> 
         raise RowRejected(
             RejectCode.SHAPE_MISMATCH, f"{name}: more than one image plane a channel ({kinds}); {fix}"
         )
-    channel = (samples + channels)[0] if samples + channels else None
-    return _Layout(stack=stacked[0] if stacked else None, channel=channel, y=y, x=x)
+    return _Layout(stack=stacked[0] if stacked else None, channel=channels[0] if channels else None, y=y, x=x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 from xml.etree import ElementTree  # expat bounds entity expansion itself
@@ -68,4 +69,4 @@ def _positive(text: str | None, factor: float) -> float | None:
         size = float(text) * factor if text else 0.0
     except ValueError:
         return None
-    return size if size > 0 else None
+    return size if 0 < size < math.inf else None

@@ -56,7 +56,7 @@ def verify(run: RunStore | Path | str) -> Verification:
         The path is not a run directory.
     """
     store = run if isinstance(run, RunStore) else RunStore(Path(run))
-    identity, records = store.info["identity"], store.records
+    identity, records = store.identity, store.records
     changed = [part for part in store.embedding_parts() + store.reject_parts() if not is_intact(part)]
     rows = store.rows(_KEY_COLUMNS, without=changed)
     codes = _codes(store, changed)
@@ -149,6 +149,7 @@ def _stale(records: pa.Table, rows: pa.Table, processing_key: str) -> list[str]:
 
 def _bad_vectors(store: RunStore, identity: dict[str, Any], changed: list[Path]) -> list[str]:
     wanted = embedding_schema(channels=identity["channels"], dim=identity["dim"])
+    width = len(identity["channels"]) * identity["dim"]
     problems: list[str] = []
     bad: list[str] = []
     parts = [part for part in store.embedding_parts() if part not in changed]
@@ -156,9 +157,12 @@ def _bad_vectors(store: RunStore, identity: dict[str, Any], changed: list[Path])
         if table.schema.field("vectors").type != wanted.field("vectors").type:
             problems.append(f"{part.name}: vectors are {table.schema.field('vectors').type}")
             continue
-        values = table["vectors"].combine_chunks().flatten().to_numpy()
-        finite = np.isfinite(values).reshape(table.num_rows, -1).all(axis=1)
-        bad += table.filter(pa.array(~finite))["obs_id"].to_pylist()
+        empty = np.asarray(pc.is_null(table["vectors"]))
+        bad += table.filter(pa.array(empty))["obs_id"].to_pylist()
+        there = table.filter(pa.array(~empty))
+        values = there["vectors"].combine_chunks().flatten().to_numpy()
+        finite = np.isfinite(values.reshape(there.num_rows, width)).all(axis=1)
+        bad += there.filter(pa.array(~finite))["obs_id"].to_pylist()
     return problems + _listing("vectors are not finite", len(bad), [repr(obs_id) for obs_id in bad[:_LISTED]])
 
 

@@ -108,7 +108,7 @@ def prepare(cfg: EmbedConfig, *, resources: Resources | None = None) -> Prepared
         resources=resources,
         records=inputs.records,
         probed=probed,
-        precision=store.info["identity"]["precision"] if store.exists else None,
+        precision=store.identity["precision"] if store.exists else None,
     )
     identity = Identity.of(cfg, bundle.card, probed.channels, plan.device.precision)
     job = ReadJob(cfg, probed.channels, identity.input_px, identity.processing_key)

@@ -76,7 +76,7 @@ def check_same_run(store: RunStore, identity: Identity, records: pa.Table) -> No
     StaleOutput
         The message names every difference.
     """
-    problems = identity.differences(store.info["identity"]) + _input_differences(store.records, records)
+    problems = identity.differences(store.identity) + _input_differences(store.records, records)
     if problems:
         raise StaleOutput(
             f"{store.path} was begun with other settings, weights or inputs (stale_output):\n"

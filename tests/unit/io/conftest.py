@@ -213,9 +213,7 @@ def begin_run(tmp_path: Path) -> Callable[..., RunStore]:
         store = RunStore(tmp_path / name)
         store.create()
         store.write_inputs(records, None)
-        store.write_info(
-            {"identity": {"channels": CHANNELS, "dim": DIM, "processing_key": PROCESSING_KEY}}
-        )
+        store.write_info({"identity": {"channels": CHANNELS, "dim": DIM, "processing_key": PROCESSING_KEY}})
         return store
 
     return begin
