@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from microsnoop.core.config import EmbedConfig, build_config, load_config
+from microsnoop.core.config import EmbedConfig
+from microsnoop.core.config_file import build_config, load_config
 from microsnoop.core.errors import ConfigError
 from microsnoop.io.store import RunStore
 from microsnoop_apps.terminal import say, show_rows, show_table

@@ -9,7 +9,8 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 
-from microsnoop.core.config import EmbedConfig, load_config
+from microsnoop.core.config import EmbedConfig
+from microsnoop.core.config_file import load_config
 from microsnoop.core.errors import InputError
 from microsnoop.io.images import read_image
 from microsnoop.io.verify import verify

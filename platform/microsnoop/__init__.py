@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 # public name -> where it lives; resolved on first use (PEP 562)
 _PUBLIC = {
     "EmbedConfig": "microsnoop.core.config",
-    "load_config": "microsnoop.core.config",
+    "load_config": "microsnoop.core.config_file",
     "MicrosnoopError": "microsnoop.core.errors",
     "read_image": "microsnoop.io.images",
     "read_records": "microsnoop.io.manifest",
@@ -43,7 +43,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from microsnoop.core.config import EmbedConfig as EmbedConfig
-    from microsnoop.core.config import load_config as load_config
+    from microsnoop.core.config_file import load_config as load_config
     from microsnoop.core.errors import MicrosnoopError as MicrosnoopError
     from microsnoop.io.images import read_image as read_image
     from microsnoop.io.manifest import read_records as read_records

@@ -20,7 +20,6 @@ import fcntl
 import json
 import os
 import socket
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -33,11 +32,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from microsnoop.core.errors import RunError, RunLocked
-from microsnoop.core.schema import SCHEMA_VERSION, embedding_schema, reject_schema
-from microsnoop.io.parts import is_partial, list_parts, read_parts, remove_partials, write_atomic, write_part
+from microsnoop.core.schema import SCHEMA_VERSION, reject_schema
+from microsnoop.io.parts import is_partial, list_parts, read_parts, remove_partials, write_atomic
 
 COUNT_COLUMNS = ("obs_id", "image_id", "n_samples")
-_PART_BYTES = 64 * 2**20
 
 
 class RunStore:
@@ -234,66 +232,6 @@ class RunStore:
         return sorted(name for name in names if name not in own and not is_partial(name))
 
 
-class RunWriter:
-    """Collects rows and writes them as parts: at most ``rows_per_part`` rows or ``flush_seconds`` are at risk."""
-
-    def __init__(
-        self, store: RunStore, *, channels: list[str], dim: int, rows_per_part: int, flush_seconds: float
-    ) -> None:
-        self._store = store
-        self._rows_per_part, self._flush_seconds = rows_per_part, flush_seconds
-        self._embedded, self._rejected = embedding_schema(channels=channels, dim=dim), reject_schema()
-        self._buffer: list[pa.Table] = []
-        self._n_rows = self._n_bytes = 0
-        self._oldest = 0.0
-        self.written = self.rejected = 0
-
-    def append(self, rows: pa.Table) -> None:
-        """Take rows of ``schema.result_schema``; writes when enough rows, bytes or time have come together."""
-        while rows.num_rows:
-            if not self._buffer:
-                self._oldest = time.monotonic()
-            taken = rows.slice(0, self._rows_per_part - self._n_rows)
-            rows = rows.slice(taken.num_rows)
-            self._buffer.append(taken)
-            self._n_rows += taken.num_rows
-            self._n_bytes += taken.nbytes
-            if self._n_rows >= self._rows_per_part or self._n_bytes >= _PART_BYTES:
-                self.flush()
-        self.flush_if_due()
-
-    @property
-    def waiting(self) -> int:
-        """How many rows are collected and not yet written."""
-        return self._n_rows
-
-    def flush_if_due(self) -> None:
-        """Write the collected rows when the oldest has waited long enough."""
-        if self._buffer and time.monotonic() - self._oldest >= self._flush_seconds:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write the collected rows now."""
-        if not self._buffer:
-            return
-        rows = pa.concat_tables(self._buffer)
-        good = pc.is_null(rows["code"])
-        embedded, rejected = rows.filter(good), rows.filter(pc.invert(good))
-        if embedded.num_rows:
-            write_part(self._store.embeddings, _conform(embedded, self._embedded))
-            self.written += embedded.num_rows
-        self._hold([rejected])  # should the next line fail, what is written must not be written again
-        if rejected.num_rows:
-            write_part(self._store.rejects, _conform(rejected, self._rejected))
-            self.rejected += rejected.num_rows
-        self._hold([])
-
-    def _hold(self, tables: list[pa.Table]) -> None:
-        self._buffer = [table for table in tables if table.num_rows]
-        self._n_rows = sum(table.num_rows for table in self._buffer)
-        self._n_bytes = sum(table.nbytes for table in self._buffer)
-
-
 def row_key(record_key: str, box: Sequence[int | None], processing_key: str) -> str:
     """Return what a row was made from: source, window (y0, x0, height, width), settings and weights."""
     text = f"{record_key}\0{tuple(box)}\0{processing_key}"
@@ -303,7 +241,3 @@ def row_key(record_key: str, box: Sequence[int | None], processing_key: str) -> 
 def now() -> str:
     """Return the time in UTC, ISO format, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    return pa.table([table[name] for name in schema.names], schema=schema)

@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 
 from microsnoop.core.config import ExecutionConfig
 from microsnoop.core.errors import MicrosnoopError, RunError, StorageFull
-from microsnoop.io.store import COUNT_COLUMNS, RunStore, RunWriter, now
+from microsnoop.io.store import COUNT_COLUMNS, RunStore, now
 from microsnoop.io.verify import samples_per_image
+from microsnoop.io.writer import RunWriter
 from microsnoop.pipelines.plan import ExecutionPlan
 from microsnoop.pipelines.progress import Progress, RateClock, Reporter, Summary
 from microsnoop.pipelines.resume import Identity

@@ -16,11 +16,9 @@ from microsnoop.core.config import (
     NormaliseConfig,
     Settings,
     TileConfig,
-    build_config,
     digest,
-    load_config,
-    load_settings,
 )
+from microsnoop.core.config_file import build_config, load_config, load_settings
 from microsnoop.core.errors import ConfigError, MicrosnoopError
 
 ROOT = Path(__file__).resolve().parents[3]

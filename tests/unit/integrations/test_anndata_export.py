@@ -16,7 +16,8 @@ import pytest
 
 from microsnoop.core.errors import ConfigError, RunError
 from microsnoop.core.schema import ROW_FIELDS, result_schema
-from microsnoop.io.store import RunStore, RunWriter
+from microsnoop.io.store import RunStore
+from microsnoop.io.writer import RunWriter
 from microsnoop_integrations.anndata_io import export, read
 from microsnoop_integrations.scanpy_steps import neighbours_umap_leiden, plot_umap
 

@@ -21,7 +21,8 @@ from microsnoop.io import images
 from microsnoop.io.images import Image, ImageReader, ImageSource, read_image
 from microsnoop.io.manifest import read_records
 from microsnoop.io.opener import open_binary
-from microsnoop.io.store import RunStore, RunWriter, row_key
+from microsnoop.io.store import RunStore, row_key
+from microsnoop.io.writer import RunWriter
 
 NOBODY = 65534
 CHANNELS, DIM, PROCESSING_KEY = ["c0", "c1"], 4, "processing"

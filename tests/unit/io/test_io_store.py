@@ -17,9 +17,10 @@ import pytest
 from microsnoop.core.config import InputConfig
 from microsnoop.core.errors import RunError, RunLocked, StorageFull
 from microsnoop.core.schema import embedding_schema, reject_schema
-from microsnoop.io import store as store_module
+from microsnoop.io import writer as writer_module
 from microsnoop.io.manifest import read_records
-from microsnoop.io.store import RunStore, RunWriter, row_key
+from microsnoop.io.store import RunStore, row_key
+from microsnoop.io.writer import RunWriter
 
 HOLD = """
 import sys, time
@@ -402,7 +403,7 @@ def test_a_part_is_closed_at_so_many_bytes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rows = result_rows(records)
-    monkeypatch.setattr(store_module, "_PART_BYTES", rows.slice(0, 1).nbytes * 2)
+    monkeypatch.setattr(writer_module, "_PART_BYTES", rows.slice(0, 1).nbytes * 2)
     writer = writer_of(store)
     for i in range(7):
         writer.append(rows.slice(i, 1))
@@ -418,7 +419,7 @@ def test_a_part_is_closed_after_so_many_seconds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = [1000.0]
-    monkeypatch.setattr(store_module.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(writer_module.time, "monotonic", lambda: clock[0])
     rows = result_rows(records)
     writer = writer_of(store, flush_seconds=20)
     writer.append(rows.slice(0, 1))
@@ -450,7 +451,7 @@ def test_rows_that_were_written_before_a_failure_are_not_written_again(
     writer_of: Callable[..., RunWriter],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    write = store_module.write_part
+    write = writer_module.write_part
 
     def fail(folder: Path, table: pa.Table) -> Path:
         if folder == store.rejects:
@@ -460,7 +461,7 @@ def test_rows_that_were_written_before_a_failure_are_not_written_again(
     writer = writer_of(store)
     writer.append(result_rows(records, rejected=("1.png",)))
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "write_part", fail)
+        patch.setattr(writer_module, "write_part", fail)
         with pytest.raises(type(error)):
             writer.flush()
     writer.flush()  # what the end of a session does after an error or Ctrl-C

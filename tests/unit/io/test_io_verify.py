@@ -15,8 +15,9 @@ from microsnoop.core.errors import RunError, StaleOutput
 from microsnoop.core.schema import embedding_schema
 from microsnoop.io.manifest import read_records
 from microsnoop.io.parts import write_part
-from microsnoop.io.store import RunStore, RunWriter
+from microsnoop.io.store import RunStore
 from microsnoop.io.verify import Verification, samples_per_image, verify
+from microsnoop.io.writer import RunWriter
 
 
 @pytest.fixture

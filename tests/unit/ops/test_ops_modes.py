@@ -10,7 +10,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from microsnoop.core.config import EmbedConfig, build_config
+from microsnoop.core.config import EmbedConfig
+from microsnoop.core.config_file import build_config
 from microsnoop.core.errors import RowRejected
 from microsnoop.core.schema import Flag, RejectCode
 from microsnoop.ops.geometry import Box, place, scaled_px, tile_boxes
