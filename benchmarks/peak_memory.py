@@ -19,7 +19,7 @@ import psutil
 
 
 class PeakMemory:
-    """Samples the memory of a process and everything it started, twice a second, until stopped."""
+    """Samples the memory of a process and all it started, every two seconds, because looking costs time too."""
 
     def __init__(self, pid: int) -> None:
         self.peak_bytes = 0
@@ -35,7 +35,7 @@ class PeakMemory:
         return self.peak_bytes
 
     def _watch(self) -> None:
-        while not self._stop.wait(0.5):
+        while not self._stop.wait(2.0):
             with contextlib.suppress(psutil.NoSuchProcess):
                 family = [self._root, *self._root.children(recursive=True)]
                 self.peak_bytes = max(self.peak_bytes, sum(_pss(process) for process in family))

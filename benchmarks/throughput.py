@@ -108,7 +108,7 @@ def main() -> None:
         del raw
         half = len(planes) // 2
         bare = {"device": device, "precision": "fp32", "batch": batch}
-        _, first = bare_loop(bundle, planes[:half], **bare)
+        vectors_first, first = bare_loop(bundle, planes[:half], **bare)
         cfg = EmbedConfig.model_validate(
             {
                 "input": {"folder": str(folder)},
@@ -124,11 +124,12 @@ def main() -> None:
             summary = embed(cfg)
         checked = verify(cfg.run_dir)
         assert checked.ok, checked.problems
-        reference, second = bare_loop(bundle, planes[half:], **bare)
-        fp32 = 2 / (1 / first + 1 / second)
-        n_bf16 = min(args.bf16_planes or (len(planes) if has_fast_bf16(device) else 64), len(planes) - half)
+        vectors_second, second = bare_loop(bundle, planes[half:], **bare)
+        fp32 = len(planes) / (half / first + (len(planes) - half) / second)
+        reference = np.concatenate([vectors_first, vectors_second])
+        n_bf16 = min(args.bf16_planes or (len(planes) if has_fast_bf16(device) else 64), len(planes))
         reduced, bf16 = bare_loop(
-            bundle, planes[half : half + n_bf16], device=device, precision="bf16", batch=min(batch, n_bf16)
+            bundle, planes[:n_bf16], device=device, precision="bf16", batch=min(batch, n_bf16)
         )
     cosine = (reference[:n_bf16] * reduced).sum(axis=1)
     start_up = summary.seconds - (summary.computed / summary.planes_per_s)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _LOG_EVERY_S = 10.0
 _HELD_LINES = 10
+_MANY_CONSTANT = 0.01
 # Ray warns of its own way to start actors: https://github.com/ray-project/ray/issues/57733
 _KNOWN_NOISE = "has constructor arguments in the object store"
 
@@ -117,6 +118,11 @@ def show_summary(summary: Summary) -> None:
         f"expected {summary.expected:,} {sign} written {summary.written:,} + rejected {summary.rejected:,}"
         + (f" ({codes})" if codes else "")
     )
+    if summary.constant_plane_fraction > _MANY_CONSTANT:
+        say(
+            f"warning: {summary.constant_plane_fraction:.1%} of the planes have no contrast (flag constant_plane); is "
+            "a channel empty, or are empty wells among the images?"
+        )
     if summary.status == "interrupted":
         say("interrupted: everything computed is written; the same command goes on from here")
 

@@ -15,7 +15,7 @@ from microsnoop.core.errors import ConfigError
 log = logging.getLogger(__name__)
 
 # Planes of 224 px at once. Small batches stay in a CPU's cache; a GPU wants many.
-_BATCH_224 = {"cpu": 8, "mps": 64, "cuda": 512}
+_BATCH_224 = {"cpu": 4, "mps": 64, "cuda": 512}
 # Working memory of the published encoder for one 224 px plane in float32: two 32-channel maps and a copy.
 PLANE_224_BYTES = 3 * 32 * 224 * 224 * 4
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,6 +78,7 @@ def cluster(address: str | None, *, memory_bytes: int = 0, verbose: bool = False
         return
     try:
         if address is not None:
+            _check_reachable(address)
             ray.init(address=address, logging_level=level, log_to_driver=verbose)
         else:
             # Ray listens on all interfaces, but by its own default serves only who has this user's token
@@ -88,7 +90,7 @@ def cluster(address: str | None, *, memory_bytes: int = 0, verbose: bool = False
                 logging_level=level,
                 log_to_driver=verbose,
             )
-    except (ConnectionError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise RunError(
             f"cannot reach a Ray cluster at {address!r}: {error}",
             hint="start one with `ray start --head`, or leave --address away to run on this machine",
@@ -111,6 +113,13 @@ def cluster_resources() -> Resources:
         memory_bytes=int(found.get("memory", 0)),
         local=False,
     )
+
+
+def _check_reachable(address: str) -> None:
+    """Raise ``OSError`` at once where nobody listens at ``host:port``; Ray itself would try for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=5).close()
 
 
 def _configure(level: int) -> None:

@@ -36,6 +36,7 @@ class Summary:
     seconds: float = 0.0
     rows_per_s: float = 0.0
     planes_per_s: float = 0.0
+    constant_plane_fraction: float = 0.0
 
     @property
     def complete(self) -> bool:

@@ -45,6 +45,7 @@ class Session:
             flush_seconds=execution.flush_seconds,
         )
         self._clock = RateClock()
+        self._constant_planes = 0
         self._started, self._begin = now(), time.monotonic()
 
     def compute(self, pending: pa.Table, *, n_images: int, stream: Stream) -> Summary:
@@ -74,6 +75,7 @@ class Session:
         for rows in stream(pending):
             self._writer.append(rows)
             self._clock.add(rows.num_rows)
+            self._constant_planes += int(pc.sum(rows["n_constant_planes"]).as_py() or 0)
             computed += _image_shares(rows)
             if self._report is not None:
                 self._report(self._progress(done_before, computed, n_images))
@@ -109,6 +111,7 @@ class Session:
             seconds=time.monotonic() - self._begin,
             rows_per_s=self._clock.rows_per_s,
             planes_per_s=self._clock.rows_per_s * self._n_channels,
+            constant_plane_fraction=self._constant_planes / max(1, self._clock.rows * self._n_channels),
             **counts,
         )
         self._account(summary)
