@@ -238,9 +238,7 @@ def _present(source: ImageSource, position: int, channel: str) -> str:
 
 def _decode(file: ImageFile, index: int, uri: str) -> tuple[NDArray[Any], tuple[Flag, ...]]:
     try:
-        with (
-            warnings.catch_warnings()
-        ):  # what matters is checked; a decoder's remarks would end the run in strict use
+        with warnings.catch_warnings():  # what matters is checked and raised
             warnings.simplefilter("ignore")
             pixels = file.read(index)
     except Exception as error:

@@ -139,6 +139,11 @@ class RunStore:
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"the run directory {self.path} is a file")
         foreign = [] if self.exists or not self.path.is_dir() else self._foreign_entries()
+        if not self.exists and (self.embedding_parts() or self.reject_parts()):
+            raise RunError(
+                f"{self.path} holds the rows of a run, but no run.json that describes it",
+                hint="restore run.json, or choose another run_dir",
+            )
         if foreign:
             raise RunError(
                 f"{self.path} is not empty and not a run directory (it holds {', '.join(foreign[:3])})",
@@ -225,6 +230,11 @@ class RunStore:
         for part in self.reject_parts():
             part.rename(target / f"{stamp}-{part.name}")
         return count
+
+    def discard_parts(self) -> None:
+        """Delete all rows: only for a copy of another run that was cut off before it was complete."""
+        for part in self.embedding_parts() + self.reject_parts():
+            part.unlink()
 
     def _foreign_entries(self) -> list[str]:
         own = {".lock", "embeddings", "rejects", "retried", "records.parquet", "cells.parquet"}

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -54,8 +58,11 @@ class RunWriter:
 
     def flush(self) -> None:
         """Write the collected rows now."""
-        if not self._buffer:
-            return
+        if self._buffer:
+            with _uninterrupted():
+                self._write()
+
+    def _write(self) -> None:
         rows = pa.concat_tables(self._buffer)
         good = pc.is_null(rows["code"])
         embedded, rejected = rows.filter(good), rows.filter(pc.invert(good))
@@ -72,6 +79,29 @@ class RunWriter:
         self._buffer = [table for table in tables if table.num_rows]
         self._n_rows = sum(table.num_rows for table in self._buffer)
         self._n_bytes = sum(table.nbytes for table in self._buffer)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold back SIGINT and SIGTERM until the block is left, so that what is written is also remembered.
+
+    Python lets only the main thread do that; elsewhere no signal handler runs anyway.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda got, _frame: held.append(got))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if held:
+            signal.raise_signal(held[0])
 
 
 def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:

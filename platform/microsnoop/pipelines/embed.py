@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import platform as host_platform
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ from microsnoop.pipelines.session import Session
 from microsnoop.pipelines.stages import EmbedActor, read_samples
 
 log = logging.getLogger(__name__)
+
+_COPYING = "copying"  # status of a fork until all valid rows are taken over
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ def prepare(cfg: EmbedConfig, *, resources: Resources | None = None) -> Prepared
         precision=store.identity["precision"] if store.exists else None,
     )
     identity = Identity.of(cfg, bundle.card, probed.channels, plan.device.precision)
-    job = ReadJob(cfg, probed.channels, identity.input_px, identity.processing_key)
+    job = ReadJob(cfg, probed.channels, identity.input_px, identity.processing_key, session=uuid.uuid4().hex)
     return PreparedRun(inputs, bundle, probed, plan, identity, job, embedder_options(cfg, bundle.card))
 
 
@@ -210,26 +213,29 @@ def embedder_options(cfg: EmbedConfig, card: EncoderCard) -> EmbedderOptions:
 def _begin(store: RunStore, cfg: EmbedConfig, prepared: PreparedRun, fork_from: str | None) -> None:
     """Check that the directory belongs to this run, or found it; inputs are refreshed (metadata may change)."""
     records = prepared.inputs.records
-    if store.exists:
+    if store.exists and store.info["status"] == _COPYING:
+        store.discard_parts()  # a fork that was cut off: copy again
+    elif store.exists:
         check_same_run(store, prepared.identity, records)
+        store.write_inputs(records, prepared.inputs.cells)
+        return
     store.write_inputs(records, prepared.inputs.cells)
-    if not store.exists:
-        if fork_from is not None:
-            copied = copy_valid_rows(RunStore(Path(fork_from)), store, records, prepared.identity)
-            log.info("%d valid rows taken over from %s", copied, fork_from)
-        store.write_info(
-            {
-                "status": "running",
-                "created": now(),
-                "forked_from": fork_from,
-                "config": cfg.model_dump(mode="json"),
-                "identity": prepared.identity.to_json(),
-                "encoder": prepared.bundle.card.model_dump(mode="json"),
-                "versions": versions(),
-                "notes": list(prepared.inputs.notes),
-                "sessions": [],
-            }
-        )
+    info = {
+        "status": _COPYING if fork_from else "running",
+        "created": now(),
+        "forked_from": fork_from,
+        "config": cfg.model_dump(mode="json"),
+        "identity": prepared.identity.to_json(),
+        "encoder": prepared.bundle.card.model_dump(mode="json"),
+        "versions": versions(),
+        "notes": list(prepared.inputs.notes),
+        "sessions": [],
+    }
+    store.write_info(info)
+    if fork_from is not None:
+        copied = copy_valid_rows(RunStore(Path(fork_from)), store, records, prepared.identity)
+        log.info("%d valid rows taken over from %s", copied, fork_from)
+        store.write_info({**info, "status": "running"})
 
 
 def versions() -> dict[str, str]:

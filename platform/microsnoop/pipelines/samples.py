@@ -32,6 +32,7 @@ class ReadJob:
     channels: tuple[str, ...]
     input_px: int
     processing_key: str
+    session: str  # unique for each session: files held open by an earlier one are not trusted
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def samples_of(record: Row, reader: ImageReader, job: ReadJob) -> Iterator[Row]:
             try:
                 row |= _pixels(image, plan, job)
             except RowRejected as error:
-                row |= _reject(error)
+                row |= _reject(error, row)
         yield row
 
 
@@ -217,8 +218,11 @@ def _row(
         "n_constant_planes": None,
         "row_key": row_key(record["record_key"], box, job.processing_key),
     }
-    return row if error is None else row | _reject(error)
+    return row if error is None else row | _reject(error, row)
 
 
-def _reject(error: RowRejected) -> Row:
-    return {"stage": str(Stage.READ), "code": str(error.code), "message": error.message}
+def _reject(error: RowRejected, row: Row) -> Row:
+    """Return the columns of a reject; its message names the file, whoever wrote it."""
+    source = next((uri for uri in row["uris"] or () if uri), row["obs_id"])
+    message = error.message if source in error.message else f"{source}: {error.message}"
+    return {"stage": str(Stage.READ), "code": str(error.code), "message": message}

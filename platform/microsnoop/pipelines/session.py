@@ -137,7 +137,8 @@ class Session:
                 **info,
                 "status": summary.status,
                 "counts": counted,
-                "sessions": [*info.get("sessions", []), session],
+                # a look at a finished run is no session
+                "sessions": [*info.get("sessions", []), *([session] if summary.computed else [])],
             }
         )
 

@@ -37,9 +37,9 @@ log = logging.getLogger(__name__)
 _YIELD_BYTES = 8 * 2**20
 
 
-@functools.lru_cache(maxsize=2)
-def _reader(limit_px: int) -> ImageReader:
-    """One reader a process: the pages of a stack are read by many calls, its header once."""
+@functools.lru_cache(maxsize=1)
+def _reader(limit_px: int, session: str) -> ImageReader:  # noqa: ARG001  (a new session gets a new reader)
+    """One reader a process and session: the pages of a stack are read by many calls, its header once."""
     return ImageReader(limit_px=limit_px)
 
 
@@ -53,7 +53,7 @@ def read_samples(records: pa.Table, *, job: ReadJob) -> Iterator[pa.Table]:
               obs_id, .., stage, code, message                        the reason why it has no pixels
     """
     require_columns(records.column_names, stage="read_samples", needed=[name for name, _ in RECORD_FIELDS])
-    reader = _reader(int(job.cfg.input.max_image_mpx * 1e6))
+    reader = _reader(int(job.cfg.input.max_image_mpx * 1e6), job.session)
     schema = sample_schema()
     rows: list[Row] = []
     size = 0
@@ -101,7 +101,9 @@ class EmbedActor:
             vectors[chosen] = embedded.reshape(len(chosen), width)
             for position, message in failures.items():
                 row = chosen[position]
-                stages[row], codes[row], messages[row] = Stage.EMBED, RejectCode.BAD_EMBEDDING, message
+                source = next((uri for uri in samples["uris"][row].as_py() if uri), "")
+                stages[row], codes[row] = Stage.EMBED, RejectCode.BAD_EMBEDDING
+                messages[row] = f"{source}: {message}"
         return _results(samples, vectors, stages, codes, messages)
 
     def _embed(self, rows: list[Row]) -> tuple[NDArray[np.float32], dict[int, str]]:

@@ -469,6 +469,43 @@ def test_rows_that_were_written_before_a_failure_are_not_written_again(
     assert len(ids) == len(set(ids)) == 7
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_waits_until_what_is_written_is_remembered(
+    number: signal.Signals,
+    store: RunStore,
+    records: pa.Table,
+    result_rows: Callable[..., pa.Table],
+    writer_of: Callable[..., RunWriter],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ctrl-C right after a part got its name must not make the next flush write its rows again."""
+    write = writer_module.write_part
+
+    def interrupted(folder: Path, table: pa.Table) -> Path:
+        path = write(folder, table)
+        signal.raise_signal(number)
+        return path
+
+    def stop(got: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(number, stop)
+    try:
+        writer = writer_of(store)
+        writer.append(result_rows(records, rejected=("1.png",)))
+        with monkeypatch.context() as patch:
+            patch.setattr(writer_module, "write_part", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                writer.flush()
+        assert signal.getsignal(number) is stop
+    finally:
+        signal.signal(number, before)
+    assert writer.waiting == 0
+    writer.flush()
+    ids = store.rows(("obs_id",))["obs_id"].to_pylist()
+    assert len(ids) == len(set(ids)) == 7
+
+
 def test_retired_rejects_are_kept_aside(
     store: RunStore,
     records: pa.Table,

@@ -131,7 +131,10 @@ def test_one_bad_row_does_not_take_its_batch_with_it(folder: Path, monkeypatch: 
     results = actor()(table)
     assert results["code"].to_pylist() == [None, None, "bad_embedding", None, None]
     assert results["stage"].to_pylist()[2] == "embed"
-    assert results["message"].to_pylist()[2] == "the encoder failed on this row: RuntimeError: odd"
+    assert (
+        results["message"].to_pylist()[2]
+        == f"{folder / '2.tif'}: the encoder failed on this row: RuntimeError: odd"
+    )
     for k in (0, 1, 3, 4):
         np.testing.assert_allclose(results["vectors"][k].as_py(), whole["vectors"][k].as_py(), atol=1e-6)
 
@@ -182,6 +185,7 @@ def test_native_scale_by_pixel_size(folder: Path) -> None:
     target = {"mode": "native", "native": {"target_um_per_px": 1.0}}
     unknown = read(folder, **target).to_pylist()
     assert {row["code"] for row in unknown} == {"shape_mismatch"}
+    assert all(row["uris"][0] in row["message"] for row in unknown)
     assert "pixel size" in unknown[0]["message"]
     known = read(folder, **target, input={"folder": str(folder), "pixel_size_um": 0.5}).to_pylist()
     assert {(row["code"], row["factor"]) for row in known} == {(None, 0.5)}
