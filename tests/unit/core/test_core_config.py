@@ -470,7 +470,7 @@ def test_another_pixel_size_gives_another_row_key_where_it_sets_the_scale(tmp_pa
         (record,) = read_records(cfg.input).records.to_pylist()
         with ImageReader(limit_px=10**6) as reader:
             names = reader.read(_source(record)).channels
-            job = ReadJob(cfg, tuple(names), 224, digest(cfg.processing()))
+            job = ReadJob(cfg, tuple(names), 224, digest(cfg.processing()), session="1")
             (row,) = samples_of(record, reader, job)
         found.append((row["factor"], row["row_key"]))
     (factor_a, key_a), (factor_b, key_b) = found

@@ -190,6 +190,7 @@ def test_a_full_disk_stops_a_run_which_goes_on_when_there_is_space(
 
     store = RunStore(small_disk / "run")
     with store.lock():
+        store.write_info({"status": "running"})
         store.write_inputs(records_for_run, None)
         rows = result_rows(records_for_run)
         writer = writer_of(store, rows_per_part=2)
