@@ -260,6 +260,25 @@ def test_golden_vectors(encoder, crops, together):
     )
 
 
+@torch.inference_mode()
+def test_the_papers_pooling_of_the_same_weights(encoder, crops, planes):
+    """256 means of the last map, for every encoder of the published architecture, whatever its own head."""
+    if encoder.card.architecture != "microsnoop-cnn":
+        with pytest.raises(EncoderError, match="pooling: paper is not defined"):
+            registry.load_encoder(encoder.name, pooling="paper")
+        return
+    bundle = registry.load_encoder(encoder.name, pooling="paper")
+    assert (bundle.card.dim, bundle.card.head) == (256, None)
+    expected = registry.build_cnn(encoder.bundle)(planes[:4]).double().numpy()
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    paper = SimpleNamespace(bundle=bundle, card=bundle.card)
+    got = embedder(paper).embed([whole_image(crop) for crop in crops[:4]])[:, 0]
+    assert np.abs(got - expected).max() <= SAME
+    own = embedder(encoder).embed([whole_image(crops[0])])
+    same = own.shape[2] == 256 and np.abs(own[0] - got[:1]).max() <= SAME
+    assert same == (encoder.card.head is None)
+
+
 # -- 7: wrong input -------------------------------------------------------------------------------------------
 
 

@@ -167,6 +167,11 @@ class EmbedConfig(Settings):
     encoder: str = Field(
         "trial", description="Name of an encoder (`microsnoop models list`) or a .safetensors."
     )
+    pooling: Literal["encoder", "paper"] = Field(
+        "encoder",
+        description="encoder: vectors as the encoder's card says. paper: the plain mean of the last map of the "
+        "published network, 256 numbers, from the same weights (docs/encoder.md).",
+    )
     mode: Literal["rescale", "native", "tile"] = Field(
         "rescale",
         description="rescale: pad to a square and resize. native: keep the scale and pad. tile: cut windows.",
@@ -208,6 +213,8 @@ class EmbedConfig(Settings):
         settings["cell_size_px"] = self.input.cell_size_px
         settings["min_side_px"] = self.input.min_side_px
         settings["max_image_mpx"] = self.input.max_image_mpx
+        if self.pooling != "encoder":  # runs begun before this setting existed keep their key
+            settings["pooling"] = self.pooling
         return settings
 
 

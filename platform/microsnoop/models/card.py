@@ -4,8 +4,39 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Pooling = Literal["mean", "mean_std", "gem"]
+_POOLING_NAMES: dict[Pooling, str] = {
+    "mean": "mean",
+    "mean_std": "mean and standard deviation",
+    "gem": "generalised mean (p = 3)",
+}
+
+
+class HeadCard(BaseModel):
+    """How the maps of the published network become one vector; the defaults are what the paper does."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    pooling: Pooling = "mean"
+    layers: tuple[int, ...] = Field((3,), description="Encoder stages that are pooled, 0 (finest) to 3.")
+    whitened: bool = Field(False, description="The weights hold `head.mean` (D,) and `head.matrix` (D, K).")
+
+    @field_validator("layers")
+    @classmethod
+    def _stages(cls, layers: tuple[int, ...]) -> tuple[int, ...]:
+        if not layers or sorted(set(layers)) != list(layers) or not set(layers) <= {0, 1, 2, 3}:
+            raise ValueError(f"layers must be among 0, 1, 2, 3, ascending, each once; got {list(layers)}")
+        return layers
+
+    def describe(self) -> str:
+        """Return a sentence for people."""
+        maps = ("map " if len(self.layers) == 1 else "maps ") + " and ".join(map(str, self.layers))
+        whitened = ", whitened without labels" if self.whitened else ""
+        return f"{_POOLING_NAMES[self.pooling]} over space of encoder {maps}{whitened}"
 
 
 class EncoderCard(BaseModel):
@@ -26,6 +57,7 @@ class EncoderCard(BaseModel):
     input_px: int = Field(224, description="Input side it was trained at; the default of a run.")
     side_multiple: int = Field(8, description="Input sides must be multiples of this.")
     dim: int
+    head: HeadCard | None = Field(None, description="None: the architecture's own pooling, a plain mean.")
     bf16: bool = Field(True, description="Whether bf16 keeps its vectors (cosine to float32 at least 0.999).")
     value_range: tuple[float, float] | None = Field(None, description="Clip after percentile scaling.")
     mean: tuple[float, ...] = Field((), description="Subtracted inside the encoder, if any.")

@@ -92,7 +92,7 @@ def import_checkpoint(path: Path, *, name: str, folder: Path) -> tuple[Path, Enc
     state = adapt_published(_read_tensors(path))
     if not all(bool(torch.isfinite(tensor.float()).all()) for tensor in state.values()):
         raise EncoderError(f"{path} holds values that are not finite")
-    card = _card(
+    card = make_card(
         name=name,
         architecture="microsnoop-cnn",
         trained=True,
@@ -161,7 +161,13 @@ def load_weights(model: nn.Module, weights: bytes, *, prefix: str = "") -> None:
         raise EncoderError(f"the weights do not fit the network: {error}") from error
 
 
-def _card(**fields: Any) -> EncoderCard:
+def make_card(**fields: Any) -> EncoderCard:
+    """Make a card; a name that cannot be an encoder's is an error of ours.
+
+    Raises
+    ------
+    EncoderError
+    """
     try:
         return EncoderCard(**fields)
     except ValidationError as error:

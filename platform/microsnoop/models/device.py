@@ -98,6 +98,11 @@ def has_fast_bf16(device: str) -> bool:
     return bool({"avx512_bf16", "amx_bf16"} & set(flags.split()))
 
 
+def full_precision(tensor: Tensor) -> contextlib.AbstractContextManager[None]:
+    """Return a context in which matrix products on that tensor's device stay float32, also in a bf16 run."""
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
 def default_batch_planes(device: str, input_px: int) -> int:
     """Return how many planes go through the encoder at once, for this input side."""
     return max(1, round(_BATCH_224[device] * (224 / input_px) ** 2))

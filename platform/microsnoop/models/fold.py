@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from microsnoop.models.blocks import EncoderStage, NormReluConv, check_planes
+from microsnoop.models.card import HeadCard
 from microsnoop.models.cnn import STRIDE, CnnEncoder
+from microsnoop.models.head import Head
 
 
 class _FoldedStage(nn.Module):
@@ -32,21 +34,27 @@ class _FoldedStage(nn.Module):
 
 
 class FoldedEncoder(nn.Module):
-    """A trained :class:`CnnEncoder` with its normalisations folded; same input, same output, eval only."""
+    """A trained :class:`CnnEncoder` with its normalisations folded, and a head; eval only.
 
-    def __init__(self, encoder: CnnEncoder) -> None:
+    With the default head, the paper's, it gives what the encoder gives.
+    """
+
+    def __init__(self, encoder: CnnEncoder, head: Head | None = None) -> None:
         super().__init__()
         if encoder.training:
             raise ValueError("only an encoder in eval mode can be folded")
         self.stages = nn.ModuleList(_FoldedStage(cast(EncoderStage, stage)) for stage in encoder.stages)
+        self.head = head or Head(HeadCard())
         self.eval()
 
     def forward(self, planes: Tensor) -> Tensor:
         check_planes(planes, side_multiple=STRIDE)
-        x = planes
+        x, pooled = planes, []
         for i, stage in enumerate(self.stages):
             x = stage(F.max_pool2d(x, 2) if i else x)
-        return x.float().mean(dim=(2, 3))
+            if i in self.head.layers:
+                pooled.append(self.head.pool(x))
+        return self.head(pooled)
 
 
 def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import safetensors.torch
 from torch import nn
@@ -16,6 +17,7 @@ from microsnoop.models.card import EncoderBundle, EncoderCard, sha256
 from microsnoop.models.checkpoint import import_checkpoint, load_weights, read_encoder
 from microsnoop.models.cnn import CnnEncoder, initialise
 from microsnoop.models.fold import FoldedEncoder
+from microsnoop.models.head import load_head
 
 SHIPPED = Path(__file__).parent / "weights"
 DEFAULT_ENCODER = "trial"
@@ -45,21 +47,29 @@ def user_folder() -> Path:
     return Path(os.environ.get("MICROSNOOP_MODELS") or f"{data}/microsnoop/models").expanduser()
 
 
-def load_encoder(name: str) -> EncoderBundle:
+def load_encoder(name: str, *, pooling: Literal["encoder", "paper"] = "encoder") -> EncoderBundle:
     """Return card and weights of an encoder.
 
     Parameters
     ----------
     name
         A name of :func:`list_encoders`, or the path of a ``.safetensors`` file with its card beside it.
+    pooling
+        ``encoder``: vectors as its card says. ``paper``: the plain mean of the last map, 256 numbers, from the
+        same weights (Microsnoop spec, section 6).
 
     Raises
     ------
     EncoderError
-        Unknown name, damaged or changed weights.
+        Unknown name, damaged or changed weights; ``paper`` asked of another architecture.
     MissingDependency
         A baseline whose package is not installed.
     """
+    bundle = _load(name)
+    return bundle if pooling == "encoder" else _paper_pooling(bundle)
+
+
+def _load(name: str) -> EncoderBundle:
     if name.endswith(".safetensors"):
         return read_encoder(Path(name))
     if name in _BUILT_IN:
@@ -72,6 +82,16 @@ def load_encoder(name: str) -> EncoderBundle:
         f"there is no encoder named {name!r}",
         hint=f"known are {known}; or give the path of a .safetensors file",
     )
+
+
+def _paper_pooling(bundle: EncoderBundle) -> EncoderBundle:
+    card = bundle.card
+    if card.architecture != "microsnoop-cnn":
+        raise EncoderError(
+            f"pooling: paper is not defined for encoder {card.name!r} ({card.architecture})",
+            hint="leave pooling at its default, encoder",
+        )
+    return EncoderBundle(card.model_copy(update={"head": None, "dim": CnnEncoder.dim}), bundle.weights)
 
 
 def list_encoders() -> list[ListedEncoder]:
@@ -88,9 +108,22 @@ def import_encoder(path: Path, *, name: str, folder: Path | None = None) -> tupl
     EncoderError
         The name is one of ours, or ends like a file; the file is not usable.
     """
-    if name in _BUILT_IN or name.endswith(".safetensors"):
-        raise EncoderError(f"an import cannot be called {name!r}", hint=f"taken are {', '.join(_BUILT_IN)}")
+    check_new_name(name)
     return import_checkpoint(path, name=name, folder=folder or user_folder())
+
+
+def check_new_name(name: str) -> None:
+    """Refuse a name for a new encoder that would never be found.
+
+    Raises
+    ------
+    EncoderError
+        The name is one of ours, or ends like a file.
+    """
+    if name in _BUILT_IN or name.endswith(".safetensors"):
+        raise EncoderError(
+            f"an encoder of yours cannot be called {name!r}", hint=f"taken are {', '.join(_BUILT_IN)}"
+        )
 
 
 def build_encoder(bundle: EncoderBundle) -> nn.Module:
@@ -105,7 +138,7 @@ def build_encoder(bundle: EncoderBundle) -> nn.Module:
             f"the architecture {bundle.card.architecture!r} of encoder {bundle.card.name!r} is unknown; "
             f"this version builds {', '.join(_ARCHITECTURES)}"
         ) from None
-    module = make(bundle.weights)
+    module = make(bundle)
     training = [name for name, part in module.named_modules() if part.training]
     if training:
         raise EncoderError(f"encoder {bundle.card.name!r} is not fully in eval mode: {training[:3]}")
@@ -128,15 +161,30 @@ def _untrained() -> EncoderBundle:
     return EncoderBundle(UNTRAINED_CARD.model_copy(update={"weights_sha256": sha256(weights)}), weights)
 
 
-def _build_cnn(weights: bytes) -> nn.Module:
+def build_cnn(bundle: EncoderBundle) -> CnnEncoder:
+    """Build the published network alone, without head and unfolded, in eval mode; for fitting a head on it.
+
+    Raises
+    ------
+    EncoderError
+        Another architecture, or weights that do not fit.
+    """
+    if bundle.card.architecture != "microsnoop-cnn":
+        raise EncoderError(
+            f"encoder {bundle.card.name!r} is of the architecture {bundle.card.architecture}, not microsnoop-cnn"
+        )
     encoder = CnnEncoder()
-    load_weights(encoder, weights, prefix="encoder.")
-    return FoldedEncoder(encoder.eval())
+    load_weights(encoder, bundle.weights, prefix="encoder.")
+    return encoder.eval()
 
 
-def _build_lite0(weights: bytes) -> nn.Module:
+def _build_folded(bundle: EncoderBundle) -> nn.Module:
+    return FoldedEncoder(build_cnn(bundle), load_head(bundle))
+
+
+def _build_lite0(bundle: EncoderBundle) -> nn.Module:
     module = EfficientNetLite0()
-    load_weights(module, weights)
+    load_weights(module, bundle.weights)
     return module.eval()
 
 
@@ -146,8 +194,8 @@ _BUILT_IN: dict[str, Callable[[], EncoderBundle]] = {
     "efficientnet-lite0": load_lite0,
     "pixels16": load_pixels16,
 }
-_ARCHITECTURES: dict[str, Callable[[bytes], nn.Module]] = {
-    "microsnoop-cnn": _build_cnn,
+_ARCHITECTURES: dict[str, Callable[[EncoderBundle], nn.Module]] = {
+    "microsnoop-cnn": _build_folded,
     "efficientnet-lite0": _build_lite0,
-    "pixels16": lambda _weights: Pixels16().eval(),
+    "pixels16": lambda _bundle: Pixels16().eval(),
 }

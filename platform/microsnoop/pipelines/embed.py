@@ -101,7 +101,7 @@ def prepare(cfg: EmbedConfig, *, resources: Resources | None = None) -> Prepared
     """
     resources = resources or local_resources(gpus=count_gpus())
     inputs = read_records(cfg.input)
-    bundle = load_encoder(cfg.encoder)
+    bundle = load_encoder(cfg.encoder, pooling=cfg.pooling)
     probed = probe(inputs.records, cfg)
     store = RunStore(Path(cfg.run_dir))
     plan = make_plan(

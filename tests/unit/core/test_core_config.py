@@ -360,6 +360,7 @@ CHANGES_NUMBERS: dict[str, Any] = {
     "input_px": 96,
     "antialias": False,
     "l2": False,
+    "pooling": "paper",
     "seed": 1,
     "compat": ["pad_before_normalize"],
     "normalise.enabled": False,
@@ -440,6 +441,12 @@ def test_processing_is_plain_json() -> None:
     assert clip == [-1.0, 10.0]
     assert type(clip) is list
     assert build({"native.rescale_factor": 1}).processing() == build().processing()  # 1 and 1.0 are one
+
+
+def test_the_default_pooling_stands_in_no_key() -> None:
+    """Runs begun before the setting existed go on."""
+    assert "pooling" not in build({"pooling": "encoder"}).processing()
+    assert build({"pooling": "paper"}).processing()["pooling"] == "paper"
 
 
 def test_golden_processing_key() -> None:
