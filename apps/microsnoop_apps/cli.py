@@ -16,6 +16,7 @@ import typer
 
 from microsnoop import __version__
 from microsnoop.core.errors import ConfigError, MicrosnoopError
+from microsnoop_apps.cli_models import models_app
 
 app = typer.Typer(
     help="Microscopy images to embeddings to AnnData, every row accounted for.",
@@ -24,9 +25,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-)
-models_app = typer.Typer(
-    help="Encoders: list them, read their cards, import the authors' checkpoint.", no_args_is_help=True
 )
 app.add_typer(models_app, name="models")
 
@@ -43,6 +41,13 @@ class Mode(StrEnum):
     rescale = "rescale"
     native = "native"
     tile = "tile"
+
+
+class VectorPooling(StrEnum):
+    """How the encoder's maps become a vector."""
+
+    encoder = "encoder"
+    paper = "paper"
 
 
 class Precision(StrEnum):
@@ -93,6 +98,9 @@ def embed(
     encoder: Annotated[
         str, typer.Option(help="Encoder name (`microsnoop models list`) or .safetensors path.")
     ] = "",
+    pooling: Annotated[
+        VectorPooling | None, typer.Option(help="The encoder's own head, or the paper's plain mean.")
+    ] = None,
     mode: Annotated[
         Mode | None, typer.Option(help="rescale to the input, keep native scale, or tile.")
     ] = None,
@@ -134,7 +142,7 @@ def embed(
     given = {
         "input.folder": folder, "input.manifest": manifest, "input.pattern": pattern, "input.cells": cells,
         "input.cell_size_px": cell_size_px, "input.limit": limit, "run_dir": run_dir, "encoder": encoder,
-        "mode": mode, "input_px": input_px, "export": export, "execution.device": device,
+        "pooling": pooling, "mode": mode, "input_px": input_px, "export": export, "execution.device": device,
         "execution.precision": precision, "execution.memory_gb": memory_gb,
         "execution.batch_planes": batch_planes, "execution.actors": actors, "execution.address": address,
     }  # fmt: skip
@@ -208,39 +216,6 @@ def doctor() -> None:
     from microsnoop_apps.doctor import examine
 
     raise typer.Exit(0 if examine() else 1)
-
-
-@models_app.command("list")
-def models_list() -> None:
-    """List the encoders that can be named in a configuration."""
-    from microsnoop_apps import commands
-
-    commands.models_list()
-
-
-@models_app.command("show")
-def models_show(name: Annotated[str, typer.Argument(help="An encoder's name or .safetensors path.")]) -> None:
-    """Show an encoder's card: what it takes and gives, data, licence, checksum."""
-    from microsnoop_apps import commands
-
-    commands.models_show(name)
-
-
-@models_app.command("import")
-def models_import(
-    file: Annotated[
-        Path, typer.Argument(help="The authors' checkpoint (.pth) or a .safetensors with its names.")
-    ],
-    name: Annotated[str, typer.Option(help="Its name here.")] = "published",
-    out: Annotated[Optional[Path], typer.Option(help="Folder; default: your encoders' folder.")] = None,  # noqa: UP045
-) -> None:
-    """Import the published checkpoint: read tensors only, write safetensors and a JSON card.
-
-    The authors' weights are not shipped here and keep their own terms; `microsnoop models show` repeats them.
-    """
-    from microsnoop_apps import commands
-
-    commands.models_import(file, name=name, out=out)
 
 
 @app.callback(invoke_without_command=True)

@@ -149,11 +149,11 @@ def models_show(name: str) -> None:
     from microsnoop.models.registry import load_encoder
 
     card = load_encoder(name).card
-    rows = [
-        (key, ", ".join(map(str, v)) if isinstance(v, tuple) else str(v))
-        for key, v in card.model_dump().items()
-    ]
-    show_rows(rows)
+    values = {
+        **card.model_dump(),
+        "head": card.head.describe() if card.head else "the architecture's own mean",
+    }
+    show_rows([(k, ", ".join(map(str, v)) if isinstance(v, tuple) else str(v)) for k, v in values.items()])
     if card.warning():
         say(card.warning())
 
@@ -165,4 +165,19 @@ def models_import(file: Path, *, name: str, out: Path | None) -> None:
     path, card = import_encoder(file, name=name, folder=out)
     say(f"{path} written, sha256 {card.weights_sha256}")
     say(f"licence: {card.licence}")
+    say(f"use it with `encoder: {name if out is None else path}`")
+
+
+def models_whiten(encoder: str, pool: str, *, name: str, out: Path | None, settings: dict[str, Any]) -> None:
+    """Fit a whitened head on unlabelled images and say where the new encoder is."""
+    from microsnoop.pipelines.whiten import WhitenOptions, whiten
+    from microsnoop_apps.terminal import CropCounter
+
+    options = WhitenOptions(**settings)
+    path, card = whiten(
+        encoder, pool, name=name, folder=out, options=options, on_crops=CropCounter(options.crops)
+    )
+    say(f"{path} written, sha256 {card.weights_sha256}")
+    if card.head is not None:
+        say(f"head: {card.head.describe()}; {card.dim} numbers a channel")
     say(f"use it with `encoder: {name if out is None else path}`")

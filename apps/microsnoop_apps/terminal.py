@@ -173,6 +173,19 @@ class ProgressLine:
         )
 
 
+class CropCounter:
+    """Says every ten seconds how many crops went through the encoder."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._last = total, time.monotonic()
+
+    def __call__(self, done: int) -> None:
+        """Take the number of crops done."""
+        if time.monotonic() - self._last >= _LOG_EVERY_S:
+            self._last = time.monotonic()
+            print(f"{done:,} of {self._total:,} crops", file=sys.stderr, flush=True)
+
+
 @contextmanager
 def native_messages_held() -> Iterator[None]:
     """Keep what C++ libraries print to the error stream off the screen unless the block fails.

@@ -1,0 +1,112 @@
+"""A pool of unlabelled images for fitting: Parquet shards of JPEG tiles, or any folder of images.
+
+A shard holds one tile a row, with its ``jpeg`` bytes and the ``source`` it comes from. In a folder, the
+subfolder of an image is its source.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from microsnoop.core.config import InputConfig
+from microsnoop.core.errors import InputError, RowRejected
+from microsnoop.io.images import DEFAULT_LIMIT_PX, ImageReader, ImageSource
+from microsnoop.io.manifest import read_records
+from microsnoop.io.raster import RasterImage
+
+_COLUMNS = ["jpeg", "source"]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Images that can be read by their position; ``sources`` (n,) says where each comes from."""
+
+    folder: str
+    sources: NDArray[Any]
+    shards: tuple[Path, ...]
+    uris: tuple[str, ...]
+
+    def planes(self, positions: Sequence[int]) -> Iterator[NDArray[Any]]:
+        """Yield the planes (C, H, W) of the images at ``positions``, in that order; ascending is fast.
+
+        Raises
+        ------
+        InputError
+            An image cannot be read; the message names it.
+        """
+        return self._from_shards(positions) if self.shards else self._from_files(positions)
+
+    def _from_files(self, positions: Sequence[int]) -> Iterator[NDArray[Any]]:
+        with ImageReader() as reader:
+            for position in positions:
+                try:
+                    yield reader.read(ImageSource((self.uris[position],))).planes
+                except RowRejected as error:
+                    raise _unusable(self.folder, error) from error
+
+    def _from_shards(self, positions: Sequence[int]) -> Iterator[NDArray[Any]]:
+        starts = np.cumsum([0, *(pq.read_metadata(path).num_rows for path in self.shards)])
+        held, jpegs = -1, pa.chunked_array([], pa.binary())
+        for position in positions:
+            shard = int(np.searchsorted(starts, position, side="right")) - 1
+            if shard != held:
+                held, jpegs = shard, pq.read_table(self.shards[shard], columns=["jpeg"])["jpeg"]
+            row = int(position - starts[shard])
+            name = f"{self.shards[shard]}, row {row}"
+            try:
+                image = RasterImage(io.BytesIO(jpegs[row].as_py() or b""), name, limit_px=DEFAULT_LIMIT_PX)
+                yield image.read(0).planes
+            except (RowRejected, OSError) as error:
+                raise _unusable(self.folder, error, name) from error
+
+
+def open_pool(folder: str) -> Pool:
+    """Look at a pool without reading an image.
+
+    Raises
+    ------
+    InputError
+        Nothing usable in the folder, or Parquet files that are no shards of tiles.
+    """
+    shards = tuple(sorted(Path(folder).glob("*.parquet")))
+    if not shards:
+        records = read_records(InputConfig(folder=folder)).records
+        names = records["meta_folder"] if "meta_folder" in records.column_names else [""] * records.num_rows
+        uris = tuple(uris[0] for uris in records["uris"].to_pylist())
+        return Pool(folder, np.asarray(names).astype(str), (), uris)
+    for path in shards:
+        missing = [name for name in _COLUMNS if name not in _schema(path).names]
+        if missing:
+            raise InputError(
+                f"{path} is no shard of tiles: it has no column {' and no '.join(missing)}",
+                hint="a pool holds Parquet files with the columns jpeg and source, or image files",
+            )
+    sources = pa.concat_arrays(
+        [pq.read_table(path, columns=["source"])["source"].combine_chunks() for path in shards]
+    )
+    if not len(sources):
+        raise InputError(f"the shards in {folder} have no rows")
+    return Pool(folder, np.asarray(sources.to_pylist()).astype(str), shards, ())
+
+
+def _schema(path: Path) -> pa.Schema:
+    try:
+        return pq.read_schema(path)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path} cannot be read as Parquet ({error})") from error
+
+
+def _unusable(folder: str, error: Exception, name: str = "") -> InputError:
+    where = f"{name}: " if name and name not in str(error) else ""
+    return InputError(
+        f"an image of the pool {folder} cannot be read: {where}{error}", hint="repair it or take it out"
+    )
