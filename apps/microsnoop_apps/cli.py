@@ -17,6 +17,7 @@ import typer
 from microsnoop import __version__
 from microsnoop.core.errors import ConfigError, MicrosnoopError
 from microsnoop_apps.cli_models import models_app
+from microsnoop_apps.cli_pretrain import pretrain
 
 app = typer.Typer(
     help="Microscopy images to embeddings to AnnData, every row accounted for.",
@@ -27,6 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(models_app, name="models")
+app.command()(pretrain)
 
 
 class State:

@@ -18,12 +18,7 @@ _SOURCES = ("input.folder", "input.manifest", "input.pattern")
 
 def embed_config(path: Path | None, overrides: dict[str, Any], settings: list[str]) -> EmbedConfig:
     """Combine a YAML file, options and ``--set`` settings, later ones first in right."""
-    overrides = dict(overrides)
-    for setting in settings:
-        key, found, text = setting.partition("=")
-        if not found:
-            raise ConfigError(f"--set needs key=value, got {setting!r}", hint="e.g. --set tile.overlap=0.2")
-        overrides[key.strip()] = yaml.safe_load(text)
+    overrides = overrides | parse_settings(settings)
     if any(source in overrides for source in _SOURCES):  # a source on the command line replaces the file's
         overrides = {**dict.fromkeys(_SOURCES), **overrides}
     if path is not None:
@@ -36,6 +31,23 @@ def embed_config(path: Path | None, overrides: dict[str, Any], settings: list[st
     if "run_dir" not in overrides:
         raise ConfigError("no place for the results", hint="add --run-dir runs/first")
     return build_config({}, overrides=overrides, model=EmbedConfig, where="the command line")
+
+
+def parse_settings(settings: list[str]) -> dict[str, Any]:
+    """Turn ``key=value`` texts of ``--set`` into overrides; values are YAML.
+
+    Raises
+    ------
+    ConfigError
+        A text without ``=``.
+    """
+    overrides: dict[str, Any] = {}
+    for setting in settings:
+        key, found, text = setting.partition("=")
+        if not found:
+            raise ConfigError(f"--set needs key=value, got {setting!r}", hint="e.g. --set tile.overlap=0.2")
+        overrides[key.strip()] = yaml.safe_load(text)
+    return overrides
 
 
 def dry_run(cfg: EmbedConfig) -> None:

@@ -23,7 +23,9 @@ def embed_with_progress(cfg: EmbedConfig, *, fork_from: str | None = None, debug
             stack.enter_context(native_messages_held())
         stack.enter_context(_stop_on_signal())
         progress = stack.enter_context(ProgressLine())
-        summary = embed(cfg, on_plan=show_plan, on_progress=progress, fork_from=fork_from, verbose=debug)
+        summary = embed(
+            cfg, on_plan=show_plan, on_progress=progress.embedding, fork_from=fork_from, verbose=debug
+        )
     show_summary(summary)
     return summary
 

@@ -15,6 +15,7 @@ from microsnoop.core.errors import MicrosnoopError
 if TYPE_CHECKING:
     from microsnoop.pipelines.embed import PreparedRun
     from microsnoop.pipelines.progress import Progress, Summary
+    from microsnoop.train.run import TrainProgress
 
 _LOG_EVERY_S = 10.0
 _HELD_LINES = 10
@@ -130,7 +131,8 @@ def show_summary(summary: Summary) -> None:
 class ProgressLine:
     """A bar in a terminal; elsewhere a line every ten seconds, because logs have no cursor."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str = "embedding") -> None:
+        self._what = what
         self._last = 0.0
         self._bar: Any = None
 
@@ -141,7 +143,7 @@ class ProgressLine:
             from rich.progress import Progress as Bar
 
             self._bar = Bar(
-                TextColumn("embedding"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+                TextColumn(self._what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
                 TimeRemainingColumn(), console=Console(stderr=True),
             )  # fmt: skip
             self._bar.start()
@@ -152,25 +154,36 @@ class ProgressLine:
         if self._bar is not None:
             self._bar.stop()
 
-    def __call__(self, progress: Progress) -> None:
-        """Show the state of the run."""
-        rate = f"{progress.rows_per_s:.1f} rows/s" if progress.rows_per_s else "measuring the rate"
+    def embedding(self, progress: Progress) -> None:
+        """Show the state of an embedding run."""
+        self._show(
+            progress.images_done,
+            progress.images_total,
+            f"{progress.images_done:,.0f} of {progress.images_total:,} images, {progress.computed:,} rows computed, "
+            f"{progress.written:,} written, {progress.rejected:,} rejected",
+            f"{progress.rows_per_s:.1f} rows/s" if progress.rows_per_s else "measuring the rate",
+            progress.seconds_left,
+        )
+
+    def training(self, progress: TrainProgress) -> None:
+        """Show the state of a training run."""
+        self._show(
+            progress.step,
+            progress.total,
+            f"{progress.step:,} of {progress.total:,} steps",
+            f"loss {progress.loss:.4g}, {progress.planes_per_s:,.0f} planes/s",
+            progress.seconds_left,
+        )
+
+    def _show(self, done: float, total: int, counts: str, rate: str, seconds_left: float | None) -> None:
         if self._bar is not None:
-            self._bar.update(
-                self._task, total=progress.images_total, completed=int(progress.images_done), rate=rate
-            )
+            self._bar.update(self._task, total=total, completed=int(done), rate=rate)
             return
-        finished = progress.images_done >= progress.images_total - 0.5
-        if time.monotonic() - self._last < _LOG_EVERY_S and not finished:
+        if time.monotonic() - self._last < _LOG_EVERY_S and done < total - 0.5:
             return
         self._last = time.monotonic()
-        left = "" if progress.seconds_left is None else f", {_duration(progress.seconds_left)} left"
-        print(
-            f"embedding: {progress.images_done:,.0f} of {progress.images_total:,} images, {progress.computed:,} rows "
-            f"computed, {progress.written:,} written, {progress.rejected:,} rejected, {rate}{left}",
-            file=sys.stderr,
-            flush=True,
-        )
+        left = "" if seconds_left is None else f", {_duration(seconds_left)} left"
+        print(f"{self._what}: {counts}, {rate}{left}", file=sys.stderr, flush=True)
 
 
 class CropCounter:

@@ -6,6 +6,7 @@ read one after the other and opening a stack of thousands of pages costs more th
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -194,6 +195,18 @@ def read_image(
     """
     with ImageReader(limit_px=limit_px) as reader:
         return reader.read(ImageSource((source,)) if isinstance(source, str) else source, channels=channels)
+
+
+def decode_image(data: bytes, name: str, *, limit_px: int = DEFAULT_LIMIT_PX) -> Image:
+    """Decode one encoded image that is in memory; like :func:`read_image`."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            file = _open(io.BytesIO(data), name, stack=False, limit_px=limit_px)
+    except Exception as error:
+        raise _as_reject(error, name) from error
+    planes, flags = _decode(file, 0, name)
+    return Image(planes, file.info.channels, file.info.pixel_size_um, flags)
 
 
 def select_channels(

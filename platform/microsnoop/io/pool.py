@@ -6,7 +6,6 @@ subfolder of an image is its source.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,8 @@ from numpy.typing import NDArray
 
 from microsnoop.core.config import InputConfig
 from microsnoop.core.errors import InputError, RowRejected
-from microsnoop.io.images import DEFAULT_LIMIT_PX, ImageReader, ImageSource
+from microsnoop.io.images import ImageReader, ImageSource, decode_image
 from microsnoop.io.manifest import read_records
-from microsnoop.io.raster import RasterImage
 
 _COLUMNS = ["jpeg", "source"]
 
@@ -63,9 +61,8 @@ class Pool:
             row = int(position - starts[shard])
             name = f"{self.shards[shard]}, row {row}"
             try:
-                image = RasterImage(io.BytesIO(jpegs[row].as_py() or b""), name, limit_px=DEFAULT_LIMIT_PX)
-                yield image.read(0).planes
-            except (RowRejected, OSError) as error:
+                yield decode_image(jpegs[row].as_py() or b"", name).planes
+            except RowRejected as error:
                 raise _unusable(self.folder, error, name) from error
 
 

@@ -16,23 +16,21 @@ One process writes: parts appear by renaming, so a run that is killed at any mom
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from microsnoop.core.errors import RunError, RunLocked
+from microsnoop.core.errors import RunError
 from microsnoop.core.schema import SCHEMA_VERSION, reject_schema
+from microsnoop.io.lock import hold
 from microsnoop.io.parts import is_partial, list_parts, read_parts, remove_partials, write_atomic
 
 COUNT_COLUMNS = ("obs_id", "image_id", "n_samples")
@@ -165,27 +163,10 @@ class RunStore:
             Another process holds it; the message says which.
         """
         self.create()
-        with self._lock_file() as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                stream.seek(0)
-                raise RunLocked(
-                    f"{self.path} is being written by another run ({stream.read().strip() or 'unknown'})",
-                    hint="wait for it, stop it, or choose another run_dir",
-                ) from error
-            stream.truncate(0)
-            stream.write(f"process {os.getpid()} on {socket.gethostname()} since {now()}")
-            stream.flush()
+        with hold(self.path):
             for folder in (self.path, self.embeddings, self.rejects):
                 remove_partials(folder)
             yield
-
-    def _lock_file(self) -> TextIO:
-        try:
-            return (self.path / ".lock").open("a+", encoding="utf-8")
-        except OSError as error:
-            raise RunError(f"cannot write in {self.path}: {error.strerror}") from error
 
     def embedding_parts(self) -> list[Path]:
         """Return the parts with vectors, in the order they were written."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -108,6 +110,13 @@ def default_batch_planes(device: str, input_px: int) -> int:
     return max(1, round(_BATCH_224[device] * (224 / input_px) ** 2))
 
 
+def autocast(device: str, precision: str) -> AbstractContextManager[Any]:
+    """Return a context in which the network computes in ``bf16`` where that is asked for."""
+    if precision == "bf16":
+        return torch.autocast(device, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
 def describe_devices() -> list[tuple[str, str]]:
     """Return (name, description) of every device, for ``microsnoop doctor``."""
     rows = [
@@ -167,10 +176,10 @@ class DeviceRunner:
             # a compiled encoder is compiled anew for every batch size: fill the last batch up
             planes = torch.cat([planes, planes.new_zeros(self.batch_planes - count, *planes.shape[1:])])
         planes = planes.contiguous(memory_format=torch.channels_last)
-        precision = (
-            torch.autocast(self.device.type, dtype=torch.bfloat16)
-            if self._precision == "bf16"
-            else contextlib.nullcontext()
-        )
-        with precision:
+        with autocast(self.device.type, self._precision):
             return self._module(planes)[:count].float()
+
+
+def compiled(module: nn.Module) -> nn.Module:
+    """Return the module compiled for fixed shapes; a new shape is compiled anew (a minute on a GPU)."""
+    return torch.compile(module, dynamic=False)  # type: ignore[return-value]
