@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from microsnoop.core.errors import ConfigError
 from microsnoop.core.pretrain_config import PretrainConfig
-from microsnoop.models.card import EncoderBundle, EncoderCard
+from microsnoop.models.card import EncoderBundle, EncoderCard, HeadCard
 from microsnoop.models.checkpoint import load_weights, write_encoder
 from microsnoop.models.cnn import CnnEncoder
 from microsnoop.models.fit_head import fit_head, with_head
+from microsnoop.models.head import pooled_dim
 from microsnoop.models.registry import load_encoder
 from microsnoop.train.loop import step_generator
 from microsnoop.train.pool import Pool
@@ -65,8 +66,10 @@ def finish(state: TrainState, pool: Pool, folder: Path) -> Path:
     }
     bundle = EncoderBundle(_card(cfg, pool), safetensors.torch.save(tensors))
     head = cfg.head
-    if not head.whiten and head.pooling == "mean":
-        return write_encoder(tensors, bundle.card, folder=folder)[0]
+    if not head.whiten:
+        plain_head = HeadCard(pooling=head.pooling)
+        card = bundle.card.model_copy(update={"head": plain_head, "dim": pooled_dim(plain_head)})
+        return write_encoder(tensors, card, folder=folder)[0]
     fitted = fit_head(
         encoder, crops(pool, cfg, count=head.crops, side_px=side_px, stream=1),
         pooling=head.pooling, layers=(3,), ridge=head.ridge,
