@@ -22,6 +22,8 @@ from microsnoop.io.images import ImageReader, ImageSource, decode_image
 from microsnoop.io.manifest import read_records
 
 _COLUMNS = ["jpeg", "source"]
+_BATCH_ROWS = 256
+_MAX_TILE_PX = 4096**2
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,45 @@ def open_pool(folder: str) -> Pool:
     if not len(sources):
         raise InputError(f"the shards in {folder} have no rows")
     return Pool(folder, np.asarray(sources.to_pylist()).astype(str), shards, ())
+
+
+def read_pool(folder: Path) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Yield (tile id, plane (H, W)) of every tile of every shard; a colour tile gives one plane a colour.
+
+    Raises
+    ------
+    InputError
+        No shard, a shard that cannot be read, or a tile that cannot be decoded: a check of some tiles only
+        would not be a check.
+    """
+    shards = sorted(folder.glob("*.parquet"))
+    if not shards:
+        raise InputError(
+            f"{folder} holds no pool: no Parquet shard in it",
+            hint="--pool is the folder of the training tiles",
+        )
+    for shard in shards:
+        names = [name for name in ("tile_id", "jpeg") if name in _schema(shard).names]
+        if "jpeg" not in names:
+            raise InputError(
+                f"{shard} has no column `jpeg`", hint=f"it has {', '.join(_schema(shard).names)}"
+            )
+        row = 0
+        for batch in pq.ParquetFile(shard).iter_batches(_BATCH_ROWS, columns=names):
+            for entry in batch.to_pylist():
+                yield from _named_planes(entry.get("tile_id") or f"{shard.name}[{row}]", entry["jpeg"])
+                row += 1
+
+
+def _named_planes(tile: str, data: bytes | None) -> Iterator[tuple[str, NDArray[Any]]]:
+    try:
+        image = decode_image(data or b"", tile, limit_px=_MAX_TILE_PX)
+    except RowRejected as error:
+        raise InputError(f"the pool tile {tile} cannot be decoded: {error}") from error
+    if len(image.planes) == 1:
+        yield tile, image.planes[0]
+    else:
+        yield from ((f"{tile}:{c}", plane) for c, plane in zip(image.channels, image.planes, strict=True))
 
 
 def _schema(path: Path) -> pa.Schema:

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -27,12 +28,16 @@ from microsnoop.models.device import count_gpus, resolve_device
 from microsnoop.models.embedder import EmbedderOptions
 from microsnoop.models.registry import load_encoder
 from microsnoop.pipelines.cluster import Resources, cluster, cluster_resources, local_resources
+from microsnoop.pipelines.measure import FEATURES, features_bundle, measure_samples
 from microsnoop.pipelines.plan import ExecutionPlan, Probe, input_side, make_plan, probe
 from microsnoop.pipelines.progress import Reporter, Summary
 from microsnoop.pipelines.resume import Identity, check_same_run, copy_valid_rows, pending_records
 from microsnoop.pipelines.samples import ReadJob
 from microsnoop.pipelines.session import Session
 from microsnoop.pipelines.stages import EmbedActor, read_samples
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
 
 log = logging.getLogger(__name__)
 
@@ -63,27 +68,40 @@ def embed_stream(records: pa.Table, *, run: PreparedRun) -> Iterator[pa.Table]:
     """
     import ray.data
 
-    plan, size = run.plan, run.plan.records_per_block
+    size = run.plan.records_per_block
     blocks = [records.slice(start, size) for start in range(0, records.num_rows, size)]
-    results = (
-        ray.data.from_arrow(blocks)
-        .map_batches(
-            functools.partial(read_samples, job=run.job),
-            batch_format="pyarrow",
-            batch_size=None,
-            zero_copy_batch=True,
-        )
-        .map_batches(
-            EmbedActor,
-            fn_constructor_args=(run.bundle, plan.device, run.options, len(run.job.channels)),
-            batch_format="pyarrow",
-            batch_size=None,
-            zero_copy_batch=True,
-            num_gpus=plan.num_gpus_per_actor or None,
-            compute=ray.data.ActorPoolStrategy(size=plan.actors),
-        )
+    samples = ray.data.from_arrow(blocks).map_batches(
+        functools.partial(read_samples, job=run.job),
+        batch_format="pyarrow",
+        batch_size=None,
+        zero_copy_batch=True,
     )
+    results = _measured(samples, run) if run.bundle.card.name == FEATURES else _encoded(samples, run)
     yield from results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+
+
+def _encoded(samples: Dataset, run: PreparedRun) -> Dataset:
+    import ray.data
+
+    return samples.map_batches(
+        EmbedActor,
+        fn_constructor_args=(run.bundle, run.plan.device, run.options, len(run.job.channels)),
+        batch_format="pyarrow",
+        batch_size=None,
+        zero_copy_batch=True,
+        num_gpus=run.plan.num_gpus_per_actor or None,
+        compute=ray.data.ActorPoolStrategy(size=run.plan.actors),
+    )
+
+
+def _measured(samples: Dataset, run: PreparedRun) -> Dataset:
+    """Hand-crafted features instead of an encoder: plain tasks, no device."""
+    return samples.map_batches(
+        functools.partial(measure_samples, n_channels=len(run.job.channels)),
+        batch_format="pyarrow",
+        batch_size=None,
+        zero_copy_batch=True,
+    )
 
 
 def prepare(cfg: EmbedConfig, *, resources: Resources | None = None) -> PreparedRun:
@@ -101,8 +119,9 @@ def prepare(cfg: EmbedConfig, *, resources: Resources | None = None) -> Prepared
     """
     resources = resources or local_resources(gpus=count_gpus())
     inputs = read_records(cfg.input)
-    bundle = load_encoder(cfg.encoder, pooling=cfg.pooling)
+    bundle = None if cfg.encoder == FEATURES else load_encoder(cfg.encoder, pooling=cfg.pooling)
     probed = probe(inputs.records, cfg)
+    bundle = bundle or features_bundle(len(probed.channels))
     store = RunStore(Path(cfg.run_dir))
     plan = make_plan(
         cfg,

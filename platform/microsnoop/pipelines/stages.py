@@ -104,11 +104,11 @@ class EmbedActor:
                 source = next((uri for uri in samples["uris"][row].as_py() if uri), "")
                 stages[row], codes[row] = Stage.EMBED, RejectCode.BAD_EMBEDDING
                 messages[row] = f"{source}: {message}"
-        return _results(samples, vectors, stages, codes, messages)
+        return result_table(samples, vectors, stages, codes, messages)
 
     def _embed(self, rows: list[Row]) -> tuple[NDArray[np.float32], dict[int, str]]:
         """Return vectors (n, C, D), NaN where a row failed, and the reasons by position."""
-        samples = [_pixel_sample(row, self._n_channels) for row in rows]
+        samples = [pixel_sample(row, self._n_channels) for row in rows]
         failures: dict[int, str] = {}
         try:
             vectors = self._embedder.embed(samples)
@@ -133,7 +133,8 @@ class EmbedActor:
         return vectors
 
 
-def _pixel_sample(row: Row, n_channels: int) -> PixelSample:
+def pixel_sample(row: Row, n_channels: int) -> PixelSample:
+    """Return the pixels (C, h, w) and maps of one row of ``schema.sample_schema``."""
     planes = np.frombuffer(row["pixels"], row["dtype"]).reshape(n_channels, row["rows_px"], row["cols_px"])
     offset, span, level = (np.asarray(row[name], np.float64) for name in ("offset", "span", "pad_level"))
     return PixelSample(
@@ -145,13 +146,14 @@ def _pixel_sample(row: Row, n_channels: int) -> PixelSample:
     )
 
 
-def _results(
+def result_table(
     samples: pa.Table,
     vectors: NDArray[np.float32],
     stages: list[Any],
     codes: list[Any],
     messages: list[Any],
 ) -> pa.Table:
+    """Return ``samples`` without pixels, with vectors (N, C·D), and stage, code and message where there are none."""
     schema = result_schema(vectors.shape[1])
     missing = pa.array([code is not None for code in codes], pa.bool_())
     column = pa.FixedSizeListArray.from_arrays(

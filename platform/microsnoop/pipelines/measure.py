@@ -1,0 +1,61 @@
+"""Hand-crafted features as another row source: the embedding pipeline with a measuring stage for its encoder.
+
+The encoder name ``features`` in an ``EmbedConfig`` brings the features of ``ops.features`` in place of a
+network. Reading, windows, resuming, rejects, verification and export are those of every run: baselines are
+measured on exactly the pixels that the encoders see, and counted in the same way.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from microsnoop.core.schema import ERROR_FIELDS, PIXEL_FIELDS, ROW_FIELDS, RejectCode, Stage, require_columns
+from microsnoop.models.card import EncoderBundle, EncoderCard, sha256
+from microsnoop.ops.features import PLANE_NAMES, VERSION, sample_features
+from microsnoop.pipelines.stages import pixel_sample, result_table
+
+FEATURES = "features"
+
+
+def features_bundle(n_channels: int) -> EncoderBundle:
+    """Return the card under which features stand in a run; there are no weights."""
+    card = EncoderCard(
+        name=FEATURES,
+        architecture=f"features-{VERSION}",
+        trained=False,
+        description="Hand-crafted intensity and texture features of each plane, correlations of channels.",
+        licence="Apache-2.0",
+        dim=len(PLANE_NAMES) + n_channels - 1,
+        bf16=False,
+        weights_sha256=sha256(
+            f"{VERSION} {PLANE_NAMES}".encode()
+        ),  # of the definition: it decides the numbers
+        notes=f"definition {VERSION}; the input side does not matter: planes are measured at their own size",
+    )
+    return EncoderBundle(card, b"")
+
+
+def measure_samples(samples: pa.Table, *, n_channels: int) -> pa.Table:
+    """Measure one block of samples; as many rows leave as came, in the same order.
+
+    ::
+
+        in    obs_id, .., pixels, dtype, offset, span, ..    or a reject, which passes through
+        out   obs_id, .., vectors (C·D)                      or the reason why there is none
+    """
+    names = [name for fields in (ROW_FIELDS, PIXEL_FIELDS, ERROR_FIELDS) for name, _ in fields]
+    require_columns(samples.column_names, stage="measure_samples", needed=names)
+    stages, codes, messages = (samples[name].to_pylist() for name in ("stage", "code", "message"))
+    vectors = np.full(
+        (samples.num_rows, n_channels * features_bundle(n_channels).card.dim), np.nan, np.float32
+    )
+    for i, row in enumerate(samples.to_pylist()):
+        if codes[i] is not None:
+            continue
+        sample = pixel_sample(row, n_channels)
+        vectors[i] = sample_features(sample.planes, sample.scaling.offset, sample.scaling.span).reshape(-1)
+        if not np.isfinite(vectors[i]).all():
+            stages[i], codes[i] = Stage.EMBED, RejectCode.BAD_EMBEDDING
+            messages[i] = f"{next((uri for uri in row['uris'] if uri), '')}: a feature is not finite"
+    return result_table(samples, vectors, stages, codes, messages)
