@@ -16,6 +16,7 @@ import typer
 
 from microsnoop import __version__
 from microsnoop.core.errors import ConfigError, MicrosnoopError
+from microsnoop_apps.cli_evaluate import evaluate
 from microsnoop_apps.cli_models import models_app
 from microsnoop_apps.cli_pretrain import pretrain
 
@@ -210,6 +211,9 @@ def demo(out: Annotated[Path, typer.Option(help="Folder for the results.")] = Pa
     from microsnoop_apps.demo import run_demo
 
     raise typer.Exit(run_demo(out))
+
+
+app.command()(evaluate)
 
 
 @app.command()

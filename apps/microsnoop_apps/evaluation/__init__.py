@@ -1,0 +1,1 @@
+"""``microsnoop evaluate``: labelled sets, every encoder beside its baselines, scores with intervals, a report."""
