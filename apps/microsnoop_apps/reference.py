@@ -9,6 +9,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from microsnoop.core.config import EmbedConfig, Settings
+from microsnoop.core.evaluate_config import EvaluateConfig
 
 TARGET = Path("docs/configuration.md")
 _HEAD = """# Configuration of an embedding run
@@ -25,11 +26,21 @@ sessions of one run. Everything else decides the numbers: a run directory begun 
 | key | type | default | meaning |
 |---|---|---|---|
 """
+_EVALUATE = """
+# Configuration of an evaluation recipe
+
+Generated from `platform/microsnoop/core/evaluate_config.py`. One YAML file of `configs/evaluate` holds these keys;
+`microsnoop evaluate RECIPE --set embed.input_px=96` sets any of them. Relative paths are relative to the data root.
+`input` and the keys below `embed` mean what they mean in an embedding run.
+
+| key | type | default | meaning |
+|---|---|---|---|
+"""
 
 
 def reference() -> str:
     """Return the whole page."""
-    return _HEAD + "".join(_rows(EmbedConfig, ""))
+    return _HEAD + "".join(_rows(EmbedConfig, "")) + _EVALUATE + "".join(_rows(EvaluateConfig, ""))
 
 
 def _rows(model: type[Settings], prefix: str) -> list[str]:
@@ -49,7 +60,8 @@ def _type(field: FieldInfo) -> str:
     if isinstance(field.annotation, type) and "[" not in text:
         text = field.annotation.__name__
     return (
-        text.replace("Literal", "one of ")
+        text.replace("microsnoop.core.config.InputConfig", "section `input`")
+        .replace("Literal", "one of ")
         .replace(" | None", "")
         .replace("|", "or")
         .replace("NoneType", "null")

@@ -56,7 +56,7 @@ def test_help_shows_every_command() -> None:
     shown = subprocess.run(
         [sys.executable, "-m", "microsnoop_apps", "--help"], capture_output=True, text=True, check=True
     )
-    for command in ("embed", "verify", "retry", "models", "export", "umap", "demo", "doctor"):
+    for command in ("embed", "verify", "retry", "models", "export", "umap", "demo", "evaluate", "doctor"):
         assert f" {command} " in shown.stdout
 
 
@@ -64,7 +64,9 @@ def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys; from typer.testing import CliRunner; from microsnoop_apps.cli import app;"
         "assert CliRunner().invoke(app, ['embed', '--help']).exit_code == 0;"
-        "heavy = {'torch', 'ray', 'scanpy', 'umap', 'anndata', 'pandas', 'pyarrow'} & set(sys.modules);"
+        "assert CliRunner().invoke(app, ['evaluate', '--help']).exit_code == 0;"
+        "heavy = {'torch', 'ray', 'scanpy', 'umap', 'anndata', 'pandas', 'pyarrow', 'sklearn', 'matplotlib'};"
+        "heavy &= set(sys.modules);"
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
