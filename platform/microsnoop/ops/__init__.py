@@ -1,7 +1,7 @@
 """Pure array functions: numpy in, numpy out. No paths, tables, torch or Ray; inputs are never changed.
 
-``ops.objects`` (scipy) and ``ops.scoring`` (scikit-learn) are imported by name, because every reading
-process imports this package and needs neither.
+What needs scipy, scikit-image or scikit-learn (``objects``, ``features``, ``phash``, ``knn`` and everything about
+scores) is imported by name, because every reading process imports this package and needs none of them.
 """
 
 from microsnoop.ops.geometry import Box, Placement, box_around, cut, place, tile_boxes, tile_starts

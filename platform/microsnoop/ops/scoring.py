@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import balanced_accuracy_score
-from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.neighbors import KNeighborsClassifier
+
+from microsnoop.ops.classify import knn_folds, make_folds
+from microsnoop.ops.metrics import confusion_matrix, scores
 
 
 @dataclass(frozen=True)
@@ -43,27 +43,23 @@ def knn_score(
     Raises
     ------
     ValueError
-        One label only, fewer groups than folds, or fewer than ``k`` rows to choose neighbours from.
+        One label only, fewer groups than folds, fewer than ``k`` rows to choose neighbours from, or vectors
+        without a direction.
     """
-    classes, counts = np.unique(labels, return_counts=True)
+    classes, truth = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(f"a kNN score needs at least two labels, got only {classes.tolist()}")
-    if len(np.unique(groups)) < folds:
-        raise ValueError(f"{folds} folds need at least {folds} groups, got {len(np.unique(groups))}")
-    splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
-    predicted = np.empty_like(labels)
-    accuracies = []
-    for train, test in splitter.split(vectors, labels, groups):
-        if len(train) < k:
-            raise ValueError(f"k = {k} neighbours asked of {len(train)} training rows")
-        model = KNeighborsClassifier(n_neighbors=k, metric="cosine").fit(vectors[train], labels[train])
-        predicted[test] = model.predict(vectors[test])
-        accuracies.append(float(np.mean(predicted[test] == labels[test])))
+    unit = np.unique(groups, return_inverse=True)[1]
+    fold = make_folds(truth, unit, folds=folds, seed=seed)
+    predicted = knn_folds(vectors, truth, fold=fold, n_classes=len(classes), groups=unit, k=k).classes
+    accuracies = [float(np.mean(predicted[fold == f] == truth[fold == f])) for f in range(folds)]
     return KnnScore(
         accuracy=float(np.mean(accuracies)),
         accuracy_sd=float(np.std(accuracies, ddof=1)),
-        balanced_accuracy=float(balanced_accuracy_score(labels, predicted)),
-        chance=float(counts.max() / counts.sum()),
+        balanced_accuracy=scores(
+            confusion_matrix(truth, predicted, n_classes=len(classes))
+        ).balanced_accuracy,
+        chance=float(np.bincount(truth).max() / len(truth)),
         chance_balanced=1 / len(classes),
         n=len(labels),
         k=k,

@@ -3,6 +3,8 @@
 The encoder name ``features`` in an ``EmbedConfig`` brings the features of ``ops.features`` in place of a
 network. Reading, windows, resuming, rejects, verification and export are those of every run: baselines are
 measured on exactly the pixels that the encoders see, and counted in the same way.
+
+``ops.features`` brings scikit-image and scipy.stats: it is imported where features are really measured.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ import pyarrow as pa
 
 from microsnoop.core.schema import ERROR_FIELDS, PIXEL_FIELDS, ROW_FIELDS, RejectCode, Stage, require_columns
 from microsnoop.models.card import EncoderBundle, EncoderCard, sha256
-from microsnoop.ops.features import PLANE_NAMES, VERSION, sample_features
 from microsnoop.pipelines.stages import pixel_sample, result_table
 
 FEATURES = "features"
@@ -20,6 +21,8 @@ FEATURES = "features"
 
 def features_bundle(n_channels: int) -> EncoderBundle:
     """Return the card under which features stand in a run; there are no weights."""
+    from microsnoop.ops.features import PLANE_NAMES, VERSION
+
     card = EncoderCard(
         name=FEATURES,
         architecture=f"features-{VERSION}",
@@ -44,6 +47,8 @@ def measure_samples(samples: pa.Table, *, n_channels: int) -> pa.Table:
         in    obs_id, .., pixels, dtype, offset, span, ..    or a reject, which passes through
         out   obs_id, .., vectors (C·D)                      or the reason why there is none
     """
+    from microsnoop.ops.features import sample_features
+
     names = [name for fields in (ROW_FIELDS, PIXEL_FIELDS, ERROR_FIELDS) for name, _ in fields]
     require_columns(samples.column_names, stage="measure_samples", needed=names)
     stages, codes, messages = (samples[name].to_pylist() for name in ("stage", "code", "message"))

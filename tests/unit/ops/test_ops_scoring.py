@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.neighbors import KNeighborsClassifier
 
-from microsnoop.ops import scoring
+from microsnoop.ops import classify
+from microsnoop.ops.knn import Neighbours
 from microsnoop.ops.scoring import KnnScore, knn_score
 
 Freeze = Callable[[NDArray], NDArray]
@@ -31,7 +31,7 @@ def data(seed: int = 0, *, n_groups: int = 17, classes: int = 3) -> tuple[NDArra
 def naive_score(
     vectors: NDArray, labels: NDArray, groups: NDArray, *, k: int, folds: int, seed: int
 ) -> dict[str, float]:
-    """One row after the other: cosine to every training row, majority of the k nearest, smallest label wins."""
+    """One row after the other: majority of the k nearest; of tied labels the one with the smaller distances."""
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
     unit = vectors.astype(float) / np.linalg.norm(vectors.astype(float), axis=1, keepdims=True)
     predicted: dict[int, Any] = {}
@@ -41,7 +41,13 @@ def naive_score(
         for i in test:
             nearest = sorted(train, key=lambda j, i=i: -float(unit[i] @ unit[j]))[:k]
             votes = Counter(labels[nearest].tolist())
-            best = min(label for label, n in votes.items() if n == max(votes.values()))
+            tied = [label for label, n in votes.items() if n == max(votes.values())]
+            best = min(
+                tied,
+                key=lambda label, i=i, nearest=nearest: sum(
+                    1 - float(unit[i] @ unit[j]) for j in nearest if labels[j] == label
+                ),
+            )
             predicted[int(i)] = best
             hits += best == labels[i]
         accuracies.append(hits / len(test))
@@ -84,27 +90,23 @@ def test_labels_and_groups_may_be_words(dtype: type) -> None:
 
 def test_no_group_is_on_both_sides_and_every_row_is_predicted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     _, labels, groups = data()
-    # column 0 is the group, column 1 the row: the classifier cannot help giving away what it was shown
+    # column 0 is the group, column 1 the row: the search cannot help giving away what it was shown
     vectors = np.stack([groups + 1, np.arange(len(groups)) + 1], axis=1).astype(np.float32)
-    fitted: list[set[float]] = []
+    searched: list[set[float]] = []
     rows: list[float] = []
+    search = classify.nearest
 
-    class Spy(KNeighborsClassifier):
-        def fit(self, x: NDArray, y: NDArray) -> Spy:
-            fitted.append(set(x[:, 0].tolist()))
-            np.testing.assert_array_equal(y, labels[x[:, 1].astype(int) - 1])
-            return super().fit(x, y)
+    def spy(queries: NDArray, candidates: NDArray, *, k: int) -> Neighbours:
+        searched.append(set(candidates[:, 0].tolist()))
+        tested = set(queries[:, 0].tolist())
+        assert not tested & searched[-1]
+        assert tested | searched[-1] == {float(g + 1) for g in groups}
+        rows.extend(queries[:, 1].tolist())
+        return search(queries, candidates, k=k)
 
-        def predict(self, x: NDArray) -> NDArray:
-            tested = set(x[:, 0].tolist())
-            assert not tested & fitted[-1]
-            assert tested | fitted[-1] == {float(g + 1) for g in groups}
-            rows.extend(x[:, 1].tolist())
-            return super().predict(x)
-
-    monkeypatch.setattr(scoring, "KNeighborsClassifier", Spy)
+    monkeypatch.setattr(classify, "nearest", spy)
     knn_score(vectors, labels, groups)
-    assert len(fitted) == 5
+    assert len(searched) == 5
     assert sorted(rows) == [float(i + 1) for i in range(len(groups))]
 
 
@@ -172,7 +174,7 @@ def test_too_few_groups_are_refused() -> None:
 
 def test_too_many_neighbours_are_refused() -> None:
     vectors, labels, groups = data()
-    with pytest.raises(ValueError, match=r"k = 1000 neighbours asked of \d+ training rows"):
+    with pytest.raises(ValueError, match=r"k = 1000 asked, but only \d+ candidates"):
         knn_score(vectors, labels, groups, k=1000)
 
 
