@@ -21,6 +21,7 @@ from microsnoop.io.labelled import read_labelled
 from microsnoop_apps import cli
 from microsnoop_apps.evaluation.recipes import load_recipes
 from microsnoop_apps.evaluation.report import NO_BASELINES
+from microsnoop_apps.evaluation.sources import anndata_source
 from microsnoop_apps.evaluation.tables import markdown, percent
 
 ROOT = Path(__file__).parents[3]
@@ -153,6 +154,14 @@ def test_two_files_are_compared_on_the_rows_they_share(run: Run, embedded: Path,
     assert found, text
     assert int(found[1]) > int(found[2])
     assert float(found[3]) < 0.05
+
+
+def test_vectors_follow_the_ids_that_are_asked_for(embedded: Path) -> None:
+    source, columns = anndata_source("mine", embedded.name, root=str(embedded.parent))
+    x = np.asarray(ad.read_h5ad(embedded).X)
+    assert columns["row_id"] == [f"row{i}" for i in range(90)]
+    np.testing.assert_array_equal(source.rows(("row5", "row80", "row0")), x[[5, 80, 0]])
+    assert source.signature == "mine (abababababab)"
 
 
 def test_baselines_are_not_left_out_in_silence(run: Run, embedded: Path, tmp_path: Path) -> None:

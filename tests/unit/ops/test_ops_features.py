@@ -104,6 +104,18 @@ def test_an_affine_change_of_intensity_leaves_texture(nucleus: NDArray) -> None:
     assert changed["mean"] == pytest.approx(0.5 * plain["mean"] + 300)
 
 
+def test_values_on_the_border_of_two_levels_do_not_depend_on_rounding(rng: np.random.Generator) -> None:
+    plane = rng.integers(0, 33, (40, 56)).astype(
+        float
+    )  # scaled and cut into 32 levels, each value is a border
+    plane[:2], plane[2:4] = 0, 32
+    plain = measure(plane)
+    for factor, shift in ((0.1, 0.3), (1 / 3, 1e3), (7e-5, 2.7)):
+        changed = measure(plane * factor + shift)
+        for name in (n for n in PLANE_NAMES if n.startswith(("lbp", "glcm", "granularity"))):
+            assert changed[name] == pytest.approx(plain[name], abs=1e-9), name
+
+
 def test_texture_tells_fine_from_coarse(rng: np.random.Generator) -> None:
     fine = rng.integers(0, 250, (64, 64)).astype(np.uint8)
     coarse = np.kron(rng.integers(0, 250, (8, 8)), np.ones((8, 8))).astype(np.uint8)
