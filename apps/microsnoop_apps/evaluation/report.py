@@ -119,7 +119,7 @@ def _section(result: SetScores, leak: Leakage, pool: Hashes | None, out: Path) -
         file = f"confusion-{result.name}-{name}.png"
         confusion_picture(result, name, out / file)
         lines.append(f"![confusion matrix of {name} on {result.name}]({file})\n")
-    lines.append(leak.sentence(pool).capitalize() + ".\n")
+    lines.append(f"L{leak.sentence(pool)[1:]}.\n")
     lines += [
         f"- {hit.plane} and pool tile {hit.tile}: {hit.bits} bits, correlation {hit.correlation:.3f}"
         for hit in leak.hits[:_SHOWN_HITS]

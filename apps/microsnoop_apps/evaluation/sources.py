@@ -127,9 +127,13 @@ def _as_source(
     made_by = data.uns.get(Key.UNS, {})
     if features:
         vectors = vectors[:, unique_columns(len(made_by["channels"]))]
-    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1) | ~vectors.any(axis=1))
     if len(bad):
-        raise InputError(f"{name}: {len(bad)} rows are not finite, e.g. {data.obs_names[bad[0]]!r}")
+        raise InputError(
+            f"{name}: {len(bad)} rows have NaN, infinite numbers or nothing but zeros, e.g. "
+            f"{', '.join(map(repr, data.obs_names[bad[:5]]))}",
+            hint="such rows have no direction to compare: remove them, and say so",
+        )
     return Source(
         name=name,
         sha256=str(made_by.get("encoder_sha256", "")),

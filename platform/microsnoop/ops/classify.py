@@ -139,10 +139,16 @@ def knn_left_out(
     k = k or (_PUBLISHED_K if len(labels) >= _PUBLISHED_FROM else 1)
     vectors = standardise(vectors)[0] if scaled else vectors
     found = nearest(vectors, vectors, k=k, query_groups=unit, candidate_groups=unit)
+    predicted = vote(found, labels, n_classes=n_classes)
     lonely = [int(c) for c in np.unique(labels) if len(np.unique(unit[labels == c])) == 1]
-    n_unwinnable = int(np.isin(labels, lonely).sum())
+    winnable = ~np.isin(labels, lonely)
     notes = [f"{n} exact duplicates" for n in [count_duplicates(found)] if n]
-    notes += [f"{n_unwinnable} rows can never be right (their class has no other group)"] * bool(lonely)
+    if lonely:
+        share = float((predicted == labels)[winnable].mean()) if winnable.any() else float("nan")
+        notes.append(
+            f"{int((~winnable).sum())} rows can never be right (their class has no other group); "
+            f"accuracy of the others {100 * share:.1f} %"
+        )
 
     def accuracy(truth: NDArray[np.int64]) -> float:
         return float((vote(found, truth, n_classes=n_classes) == truth).mean())
@@ -152,7 +158,7 @@ def knn_left_out(
         if permutations
         else None
     )
-    return Predictions(vote(found, labels, n_classes=n_classes), (k,), tuple(notes), null)
+    return Predictions(predicted, (k,), tuple(notes), null)
 
 
 def probe_folds(vectors: NDArray[Any], labels: NDArray[np.int64], *, fold: NDArray[np.int64]) -> Predictions:

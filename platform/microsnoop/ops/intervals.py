@@ -18,6 +18,7 @@ from microsnoop.ops.metrics import HEADLINE, headline_scores
 DRAWS = 2_000
 _REDRAWS = 100
 _MIN_GROUPS = 6
+_DRAWN_AT_ONCE = 2**22  # kinds of groups times draws: 32 MiB, however many groups there are
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,12 @@ def _bootstrap(
     n_units = int(counts.sum())
 
     def draw(times: int) -> NDArray[np.int64]:
-        return np.asarray(rng.multinomial(n_units, counts / n_units, times) @ kinds).reshape(times, k, k)
+        step = max(1, _DRAWN_AT_ONCE // len(kinds))
+        parts = [
+            rng.multinomial(n_units, counts / n_units, min(step, times - start)) @ kinds
+            for start in range(0, times, step)
+        ]
+        return np.concatenate(parts).reshape(times, k, k)
 
     present = (counts @ kinds).reshape(k, k).sum(axis=1) > 0
     drawn = draw(draws)

@@ -111,6 +111,7 @@ def test_an_anndata_file_is_scored_and_every_row_accounted_for(
     assert "chance: majority" in text
     report = (out / "report.md").read_text()
     assert NO_BASELINES in report
+    assert "Leakage: NOT CHECKED (no --pool)." in report
     for link in re.findall(r"\]\(([^)]+)\)", report):
         assert (out / link).stat().st_size > 5000, link
     assert (out / "confusion-mine-mine.png").is_file()
@@ -162,6 +163,18 @@ def test_vectors_follow_the_ids_that_are_asked_for(embedded: Path) -> None:
     assert columns["row_id"] == [f"row{i}" for i in range(90)]
     np.testing.assert_array_equal(source.rows(("row5", "row80", "row0")), x[[5, 80, 0]])
     assert source.signature == "mine (abababababab)"
+
+
+def test_rows_without_a_direction_are_named(run: Run, embedded: Path, tmp_path: Path) -> None:
+    data = ad.read_h5ad(embedded)
+    data.X[[3, 11]] = 0
+    data.X[12, 0] = np.nan
+    data.write_h5ad(embedded)
+    code, _, err = run("evaluate", embedded, "--label", "kind", "--no-baselines", "--out", tmp_path / "r")
+    assert code == 1
+    assert (
+        "mine: 3 rows have NaN, infinite numbers or nothing but zeros, e.g. 'row3', 'row11', 'row12'" in err
+    )
 
 
 def test_baselines_are_not_left_out_in_silence(run: Run, embedded: Path, tmp_path: Path) -> None:

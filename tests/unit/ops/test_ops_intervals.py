@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from microsnoop.ops import intervals
 from microsnoop.ops.intervals import compare, mcnemar, permutation_null, score_intervals, wilson
 
 
@@ -82,6 +83,15 @@ def test_draws_without_a_class_are_drawn_again_and_counted() -> None:
     groups = np.array([0] * 30 + [1])
     both = score_intervals(truth, truth, n_classes=2, groups=groups, draws=500)
     assert both["accuracy"].low == 1
+
+
+def test_draws_in_portions_are_the_same_draws(
+    monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    truth, predicted, groups = rng.integers(0, 3, 90), rng.integers(0, 3, 90), np.arange(90) // 3
+    whole = score_intervals(truth, predicted, n_classes=3, groups=groups)
+    monkeypatch.setattr(intervals, "_DRAWN_AT_ONCE", 500)
+    assert score_intervals(truth, predicted, n_classes=3, groups=groups) == whole
 
 
 def test_comparison_counts_rows_and_its_interval_holds_the_difference(rng: np.random.Generator) -> None:
