@@ -142,8 +142,18 @@ def test_evaluate_from_recipe_to_report(
     assert again.count("0 computed") == 2
     assert re.findall(r"\d+\.\d ± \d+\.\d", again) == re.findall(r"\d+\.\d ± \d+\.\d", printed)
 
-    fewer = evaluate("--max-per-class", "8")
+    fewer = evaluate("--max-per-class", "8", "--no-baselines")
     assert "over max_per_class" in fewer
-    assert len(list((tmp_path / "out" / "embeddings").glob("*/*/run.json"))) == 4
+    assert len(list((tmp_path / "out" / "embeddings").glob("*/*/run.json"))) == 3
+    # vectors that exist already, joined by id to the same images: the same score, and no row twice
+    file = next(run.parent for run in runs if run.parent.name == "pixels16").with_suffix(".h5ad")
+    shuffled = read(file)[::-1].copy()
+    shuffled.write_h5ad(tmp_path / "theirs.h5ad")
+    cells.write_text(cells.read_text() + "anndata: {theirs: theirs.h5ad}\n")
+    both = evaluate("--no-baselines")
+    found = dict(re.findall(r"^ +(theirs|pixels16) \(no weights\)(.*)$", both, re.MULTILINE))
+    assert found["theirs"].split() == found["pixels16"].split() != []
+    assert re.search(r"knn +theirs +pixels16 +0 +0 +1 +\+0.0", both)
+
     counts = [RunStore(run.parent).info["counts"]["expected"] for run in runs]
     assert counts == [103, 103]
