@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from pydantic_core import PydanticUndefined
 
 from microsnoop.core.config import EmbedConfig, Settings
 from microsnoop.core.evaluate_config import EvaluateConfig
+from microsnoop.core.pretrain_config import PretrainConfig
 
 TARGET = Path("docs/configuration.md")
 _HEAD = """# Configuration of an embedding run
@@ -37,10 +39,22 @@ Generated from `platform/microsnoop/core/evaluate_config.py`. One YAML file of `
 |---|---|---|---|
 """
 
+_PRETRAIN = """
+# Configuration of pretraining
+
+Generated from `platform/microsnoop/core/pretrain_config.py`. `phases` is a list of `input_px`, `steps` and `batch`.
+Keys under `execution` and `report`, and `name`, may change between two sessions of one run; everything else is the
+recipe.
+
+| key | type | default | meaning |
+|---|---|---|---|
+"""
+
 
 def reference() -> str:
     """Return the whole page."""
-    return _HEAD + "".join(_rows(EmbedConfig, "")) + _EVALUATE + "".join(_rows(EvaluateConfig, ""))
+    pages = ((_HEAD, EmbedConfig), (_EVALUATE, EvaluateConfig), (_PRETRAIN, PretrainConfig))
+    return "".join(head + "".join(_rows(model, "")) for head, model in pages)
 
 
 def _rows(model: type[Settings], prefix: str) -> list[str]:
@@ -56,11 +70,14 @@ def _rows(model: type[Settings], prefix: str) -> list[str]:
 
 
 def _type(field: FieldInfo) -> str:
-    text = str(field.annotation).replace("typing.", "")
+    text = re.sub(
+        r"Annotated\[(\w+), FieldInfo\(.*?\)\]", r"\1", str(field.annotation).replace("typing.", "")
+    )
     if isinstance(field.annotation, type) and "[" not in text:
         text = field.annotation.__name__
     return (
         text.replace("microsnoop.core.config.InputConfig", "section `input`")
+        .replace("microsnoop.core.pretrain_config.", "")
         .replace("Literal", "one of ")
         .replace(" | None", "")
         .replace("|", "or")

@@ -35,7 +35,10 @@ def test_every_recipe_loads(path: Path) -> None:
         ({"pool": {"shards": "a", "images": {"folder": "b"}}}, "exactly one of shards and images"),
         ({"phases": []}, "at least 1"),
         ({"phases": [{"input_px": 100, "steps": 1, "batch": 8}]}, "multiple of 16 and of patch_px"),
-        ({"phases": [{"input_px": 64, "steps": 1, "batch": 9}], "execution": {"workers": 2}}, "cannot be shared"),
+        (
+            {"phases": [{"input_px": 64, "steps": 1, "batch": 9}], "execution": {"workers": 2}},
+            "cannot be shared",
+        ),
         ({"mask": {"ratio": 0}}, "the masked loss has no pixel"),
         ({"mask": {"ratio": 1.0}}, "less than 1"),
         ({"objective": {}}, "at least 1"),

@@ -34,7 +34,11 @@ def _encode(array: np.ndarray, kind: str = "JPEG") -> bytes:
 def _stored(**encoded: bytes) -> pa.Table:
     names = list(encoded)
     return pa.table(
-        {"tile_id": names, "source": ["s"] * len(names), "jpeg": pa.array(list(encoded.values()), pa.binary())}
+        {
+            "tile_id": names,
+            "source": ["s"] * len(names),
+            "jpeg": pa.array(list(encoded.values()), pa.binary()),
+        }
     )
 
 
@@ -140,7 +144,14 @@ def test_held_out_images_are_on_one_side_only() -> None:
 def test_useless_pools_are_refused(rows: list[str], message: str) -> None:
     batch = as_batch(
         [
-            {"tile_id": i, "source": "s", "image": "", "kind": "", "problem": "", "pixels": np.zeros((4, 4), np.uint8)}
+            {
+                "tile_id": i,
+                "source": "s",
+                "image": "",
+                "kind": "",
+                "problem": "",
+                "pixels": np.zeros((4, 4), np.uint8),
+            }
             for i in rows
         ],
         4,
@@ -153,7 +164,12 @@ def test_plans_say_what_fits(tmp_path: Path, examples: Path) -> None:
     table = _stored(a=b"x", b=b"y")
     pq.write_table(table, tmp_path / "tiles.parquet")
     plan = plan_pool(PoolConfig(shards=str(tmp_path)))
-    assert (plan.rows, plan.bytes, plan.placement, dict(plan.source_counts)) == (2, 2 * 256**2, "memory", {"s": 2})
+    assert (plan.rows, plan.bytes, plan.placement, dict(plan.source_counts)) == (
+        2,
+        2 * 256**2,
+        "memory",
+        {"s": 2},
+    )
     assert plan_pool(PoolConfig(shards=str(tmp_path), memory_gb=1e-6)).placement == "stream"
     images = plan_pool(PoolConfig(images=InputConfig(folder=str(examples / "images"))))
     assert images.rows == 17
@@ -194,7 +210,9 @@ def blocks() -> Callable[[], list[TileBatch]]:
     return make
 
 
-def test_a_stream_goes_on_for_ever_weighted_and_without_bad_tiles(blocks: Callable[[], list[TileBatch]]) -> None:
+def test_a_stream_goes_on_for_ever_weighted_and_without_bad_tiles(
+    blocks: Callable[[], list[TileBatch]],
+) -> None:
     source = _stream(blocks(), {"a": 900, "b": 100})
     ids = [i for step in range(40) for i in source.take(step, 50)[1]]
     assert len(ids) == 2000
