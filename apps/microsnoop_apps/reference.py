@@ -71,7 +71,7 @@ def _rows(model: type[Settings], prefix: str) -> list[str]:
 
 def _type(field: FieldInfo) -> str:
     text = re.sub(
-        r"Annotated\[(\w+), FieldInfo\(.*?\)\]", r"\1", str(field.annotation).replace("typing.", "")
+        r"Annotated\[(\w+), FieldInfo\(.*?\]\)\]", r"\1", str(field.annotation).replace("typing.", "")
     )
     if isinstance(field.annotation, type) and "[" not in text:
         text = field.annotation.__name__

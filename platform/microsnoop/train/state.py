@@ -1,4 +1,4 @@
-"""All that a training run is at one step, and how it goes to disk and back: safetensors and JSON, no pickle."""
+"""All that a training run is at one step, and how it goes to disk and back: safetensors and JSON, nothing else."""
 
 from __future__ import annotations
 
