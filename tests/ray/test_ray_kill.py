@@ -144,8 +144,18 @@ def test_driver_killed_at_three_random_moments(stack: Path, tmp_path: Path) -> N
         assert verify(tmp_path / run).problems == []
 
 
-def test_interrupt_is_a_clean_stop(stack: Path, tmp_path: Path) -> None:
-    """SIGINT to the whole process group, as Ctrl-C in a terminal does."""
+def _ctrl_c(process: subprocess.Popen[bytes]) -> None:
+    os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole group
+
+
+def _terminate(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)  # what supervisors and batch systems send
+
+
+@pytest.mark.parametrize("interrupt", [_ctrl_c, _terminate])
+def test_interrupt_is_a_clean_stop(
+    stack: Path, tmp_path: Path, interrupt: Callable[[subprocess.Popen[bytes]], None]
+) -> None:
     run = tmp_path / "run"
     log = tmp_path / "log"
     command = [
@@ -156,7 +166,7 @@ def test_interrupt_is_a_clean_stop(stack: Path, tmp_path: Path) -> None:
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
     wait_until(lambda: len(RunStore(run).embedding_parts()) >= 2, process, log)
-    os.killpg(process.pid, signal.SIGINT)
+    interrupt(process)
     assert process.wait(timeout=60) == 130, log.read_text()
     text = log.read_text()
     assert "interrupted: everything computed is written" in text

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,19 +79,20 @@ def cluster(address: str | None, *, memory_bytes: int = 0, verbose: bool = False
         yield
         return
     try:
-        if address is not None:
-            _check_reachable(address)
-            ray.init(address=address, logging_level=level, log_to_driver=verbose)
-        else:
-            # Ray listens on all interfaces, but by its own default serves only who has this user's token
-            ray.init(
-                address="local",
-                num_cpus=logical_cpus(usable_cpus()),
-                object_store_memory=object_store_bytes(memory_bytes),
-                include_dashboard=False,
-                logging_level=level,
-                log_to_driver=verbose,
-            )
+        with _signal_handlers_kept():
+            if address is not None:
+                _check_reachable(address)
+                ray.init(address=address, logging_level=level, log_to_driver=verbose)
+            else:
+                # Ray listens on all interfaces, but by its own default serves only who has this user's token
+                ray.init(
+                    address="local",
+                    num_cpus=logical_cpus(usable_cpus()),
+                    object_store_memory=object_store_bytes(memory_bytes),
+                    include_dashboard=False,
+                    logging_level=level,
+                    log_to_driver=verbose,
+                )
     except (OSError, ValueError) as error:
         raise RunError(
             f"cannot reach a Ray cluster at {address!r}: {error}",
@@ -113,6 +116,21 @@ def cluster_resources() -> Resources:
         memory_bytes=int(found.get("memory", 0)),
         local=False,
     )
+
+
+@contextmanager
+def _signal_handlers_kept() -> Iterator[None]:
+    """Put the handlers of SIGINT and SIGTERM back: Ray installs its own, which end the process on the spot."""
+    names = (signal.SIGINT, signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = [signal.getsignal(name) for name in names]
+    try:
+        yield
+    finally:
+        for name, handler in zip(names, before, strict=True):
+            signal.signal(name, handler)
 
 
 def _check_reachable(address: str) -> None:

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,8 +100,7 @@ def pretrain(
         for name in (STOP, FAILURE):
             (folder / name).unlink(missing_ok=True)
         stack.enter_context(cluster(cfg.execution.address, memory_bytes=_OBJECT_STORE * 4, verbose=verbose))
-        stack.enter_context(_followed(folder, on_progress, stop))
-        _fit(cfg, plan, folder)
+        _followed(lambda: _fit(cfg, plan, folder), folder, on_progress, stop)
         info = _end(folder, info)
     return _summary(cfg, folder, info)
 
@@ -162,30 +162,28 @@ def _raise_failure(folder: Path, cause: Exception | None) -> None:
     raise known.get(found["type"], RunError)(found["message"], hint=found["hint"]) from cause
 
 
-@contextmanager
 def _followed(
-    folder: Path, on_progress: Callable[[TrainProgress], None] | None, stop: threading.Event | None
-) -> Iterator[None]:
-    """Report progress and hand on the wish to stop while the workers run."""
-    ended = threading.Event()
+    work: Callable[[], None],
+    folder: Path,
+    on_progress: Callable[[TrainProgress], None] | None,
+    stop: threading.Event | None,
+) -> None:
+    """Do the work in a thread of its own; report progress and hand on the wish to stop meanwhile.
 
-    def follow() -> None:
+    Ray Train takes over Ctrl-C, and aborts the workers without a checkpoint, where it runs in the main thread.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="ray-train") as pool:
+        future = pool.submit(work)
         shown = -1
-        while not ended.wait(_POLL_S):
+        while not future.done():
             if stop is not None and stop.is_set():
                 (folder / STOP).touch()
+            wait([future], timeout=_POLL_S)
             progress = read_progress(folder)
             if progress is not None and progress.step != shown and on_progress is not None:
                 shown = progress.step
                 on_progress(progress)
-
-    thread = threading.Thread(target=follow, name="pretrain-progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+        future.result()
 
 
 def _begin(folder: Path, cfg: PretrainConfig, plan: TrainPlan) -> dict[str, Any]:
