@@ -190,6 +190,7 @@ def _build_lite0(bundle: EncoderBundle) -> nn.Module:
 
 _BUILT_IN: dict[str, Callable[[], EncoderBundle]] = {
     "trial": lambda: read_encoder(SHIPPED / "trial.safetensors"),
+    "snoop-trial": lambda: read_encoder(SHIPPED / "snoop-trial.safetensors"),
     "untrained": _untrained,
     "efficientnet-lite0": load_lite0,
     "pixels16": load_pixels16,

@@ -21,7 +21,7 @@ from microsnoop.models.checkpoint import write_encoder
 from microsnoop.models.cnn import CnnEncoder, initialise
 from microsnoop.models.registry import build_encoder, list_encoders, load_encoder, user_folder
 
-BUILT_IN = ["trial", "untrained", "efficientnet-lite0", "pixels16"]
+BUILT_IN = ["trial", "snoop-trial", "untrained", "efficientnet-lite0", "pixels16"]
 
 
 @pytest.fixture
