@@ -178,6 +178,7 @@ def test_a_new_head_replaces_the_old_and_keeps_all_else(encoder, many) -> None:
     assert (new.name, new.notes, new.licence, new.dim) == ("two", "n", "x", len(second["head.matrix"].T))
     assert torch.equal(again["head.matrix"], second["head.matrix"])
     assert again.keys() == state.keys()
+    assert not new.bf16
     assert new.head == HeadCard(pooling="gem", layers=(0,), whitened=True)
     with pytest.raises(EncoderError, match="cannot be an encoder's name"):
         with_head(bundle_of(encoder), first, pooling="mean", layers=(1,), name="a/b")
