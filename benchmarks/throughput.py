@@ -1,6 +1,6 @@
 """How much of the encoder's own speed does the pipeline keep?
 
-    python benchmarks/throughput.py [--planes 2000] [--device cuda] [--encoder trial]
+    python benchmarks/throughput.py [--planes 2000] [--device cuda] [--encoder snoop-trial]
 
 One run, one machine, the same real planes (224 × 224 px, 16 bit, cut from examples/nuclei):
 
@@ -87,7 +87,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--planes", type=int, default=2000)
-    parser.add_argument("--encoder", default="trial")
+    parser.add_argument("--encoder", default="snoop-trial")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
     parser.add_argument("--batch", type=int, help="planes at once (default: by device)")
     parser.add_argument(

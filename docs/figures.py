@@ -65,4 +65,4 @@ def main(run: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path("runs/demo/trial.h5ad"), Path("docs/images/demo.png"))
+    main(Path("runs/demo/snoop-trial.h5ad"), Path("docs/images/demo.png"))

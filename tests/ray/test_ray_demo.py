@@ -38,13 +38,13 @@ def test_the_demo_scores_above_its_baselines_and_computes_nothing_twice(tmp_path
     assert printed.count("expected 684 = written 684 + rejected 0") >= 2
     assert "1,368 computed in all" in printed
     chance = _balanced_accuracy(printed, re.escape("chance (most frequent line)"))
-    pixels, trained = (_balanced_accuracy(printed, name) for name in ("pixels16", "trial"))
+    pixels, trained = (_balanced_accuracy(printed, name) for name in ("pixels16", "snoop-trial"))
     assert chance == 0.25 < pixels < trained
-    for made in ("trial.h5ad", "umap.png"):
+    for made in ("snoop-trial.h5ad", "umap.png"):
         assert str(tmp_path / made) in printed
         assert (tmp_path / made).stat().st_size > 10_000
 
     again = _demo(tmp_path)
     assert re.search(r"^0 computed in all", again, re.MULTILINE)
-    for encoder in ("pixels16", "trial"):
+    for encoder in ("pixels16", "snoop-trial"):
         assert _balanced_accuracy(again, encoder) == _balanced_accuracy(printed, encoder)

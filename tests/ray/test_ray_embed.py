@@ -64,13 +64,15 @@ def assert_same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
 
 def test_every_row_belongs_to_its_image(folder_of: Folder, config: Config) -> None:
     folder = folder_of(40)
-    summary = embed(config(folder, encoder="trial"))
+    summary = embed(config(folder, encoder="snoop-trial"))
     assert (summary.status, summary.expected, summary.written, summary.rejected) == ("complete", 40, 40, 0)
     assert verify(summary.run_dir).problems == []
     found = vectors_by_id(summary.run_dir)
     assert set(found) == {path.name for path in folder.iterdir()}
     for name in ("field 000 µ.tif", "field 017 µ.tif", "field 039 µ.tif"):
-        np.testing.assert_allclose(found[name], embedded_directly(folder / name, "trial", 64), atol=1e-5)
+        np.testing.assert_allclose(
+            found[name], embedded_directly(folder / name, "snoop-trial", 64), atol=1e-5
+        )
 
 
 def test_second_run_computes_nothing(folder_of: Folder, config: Config) -> None:
@@ -95,7 +97,7 @@ def test_bad_files_become_rejects_and_the_rest_is_embedded(
     negative = tiles[1].astype(np.float64) - 5_000
     tifffile.imwrite(folder / "negative.tif", negative)
 
-    summary = embed(config(folder, encoder="trial"))
+    summary = embed(config(folder, encoder="snoop-trial"))
     checked = verify(summary.run_dir)
     assert checked.problems == []
     assert checked.expected == 14 == checked.written + checked.rejected
@@ -116,7 +118,9 @@ def test_bad_files_become_rejects_and_the_rest_is_embedded(
     assert flags["negative.tif"] == ["float64_narrowed"]
     found_vectors = vectors_by_id(summary.run_dir)
     np.testing.assert_allclose(  # an offset changes nothing
-        found_vectors["negative.tif"], embedded_directly(folder / "field 001 µ.tif", "trial", 64), atol=1e-4
+        found_vectors["negative.tif"],
+        embedded_directly(folder / "field 001 µ.tif", "snoop-trial", 64),
+        atol=1e-4,
     )
 
 
@@ -243,7 +247,7 @@ def test_number_of_actors_changes_nothing(folder_of: Folder, config: Config, tmp
     for actors in (1, 2):
         cfg = config(
             folder,
-            encoder="trial",
+            encoder="snoop-trial",
             run_dir=str(tmp_path / f"run{actors}"),
             execution={"memory_gb": 6, "actors": actors},
         )

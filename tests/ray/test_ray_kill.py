@@ -53,7 +53,7 @@ def settings(stack: Path, run: Path) -> dict[str, object]:
     return {
         "input": {"folder": str(stack), "stack": True},
         "run_dir": str(run),
-        "encoder": "trial",
+        "encoder": "snoop-trial",
         "mode": "native",
         "input_px": 64,
         "execution": {"memory_gb": 4, "rows_per_part": ROWS_PER_PART, "flush_seconds": 5},

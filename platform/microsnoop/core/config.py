@@ -165,7 +165,7 @@ class EmbedConfig(Settings):
     input: InputConfig = Field(description="Where the images are.")
     run_dir: str = Field(description="Folder the run writes to; `<run_dir>.h5ad` stands beside it.")
     encoder: str = Field(
-        "trial", description="Name of an encoder (`microsnoop models list`) or a .safetensors."
+        "snoop-trial", description="Name of an encoder (`microsnoop models list`) or a .safetensors."
     )
     pooling: Literal["encoder", "paper"] = Field(
         "encoder",

@@ -20,12 +20,13 @@ from microsnoop.models.fold import FoldedEncoder
 from microsnoop.models.head import load_head
 
 SHIPPED = Path(__file__).parent / "weights"
-DEFAULT_ENCODER = "trial"
+DEFAULT_ENCODER = "snoop-trial"
+_RENAMED = {"trial": "snoop-trial"}  # the same backbone, before it had a head
 UNTRAINED_CARD = EncoderCard(
     name="untrained",
     architecture="microsnoop-cnn",
     trained=False,
-    description="The network of `trial` with random weights (seed 0): what training has to beat.",
+    description="The network of `snoop-trial` with random weights (seed 0): what training has to beat.",
     licence="Apache-2.0",
     dim=256,
     value_range=(-1.0, 10.0),
@@ -77,6 +78,11 @@ def _load(name: str) -> EncoderBundle:
     imported = user_folder() / f"{name}.safetensors"
     if Path(name).name == name and imported.is_file():
         return read_encoder(imported)
+    if name in _RENAMED:
+        raise EncoderError(
+            f"the encoder {name!r} is now called {_RENAMED[name]!r} and has a head",
+            hint=f"with `encoder: {_RENAMED[name]}`, `pooling: paper` and `input_px: 224` its numbers come back",
+        )
     known = ", ".join(entry.name for entry in list_encoders())
     raise EncoderError(
         f"there is no encoder named {name!r}",
@@ -120,7 +126,7 @@ def check_new_name(name: str) -> None:
     EncoderError
         The name is one of ours, or ends like a file.
     """
-    if name in _BUILT_IN or name.endswith(".safetensors"):
+    if name in _BUILT_IN or name in _RENAMED or name.endswith(".safetensors"):
         raise EncoderError(
             f"an encoder of yours cannot be called {name!r}", hint=f"taken are {', '.join(_BUILT_IN)}"
         )
@@ -189,7 +195,6 @@ def _build_lite0(bundle: EncoderBundle) -> nn.Module:
 
 
 _BUILT_IN: dict[str, Callable[[], EncoderBundle]] = {
-    "trial": lambda: read_encoder(SHIPPED / "trial.safetensors"),
     "snoop-trial": lambda: read_encoder(SHIPPED / "snoop-trial.safetensors"),
     "untrained": _untrained,
     "efficientnet-lite0": load_lite0,

@@ -103,14 +103,14 @@ def test_export_and_umap(run: Run, finished: Path, tmp_path: Path) -> None:
 def test_models(run: Run, tmp_path: Path) -> None:
     code, out, _ = run("models", "list")
     assert code == 0
-    assert "trial (default)" in out
+    assert "snoop-trial (default)" in out
     assert "untrained" in out
     code, out, _ = run("models", "show", "untrained")
     assert code == 0
     assert "NOT TRAINED" in out
     code, _, err = run("models", "show", "nothing")
     assert code == 1
-    assert err.startswith("error: there is no encoder named 'nothing'\n  fix: known are trial, ")
+    assert err.startswith("error: there is no encoder named 'nothing'\n  fix: known are snoop-trial, ")
     (tmp_path / "bad.pth").write_bytes(b"no checkpoint")
     code, _, err = run("models", "import", tmp_path / "bad.pth")
     assert code == 1
@@ -196,7 +196,7 @@ def test_options_and_settings_lie_over_the_file(tmp_path: Path) -> None:
 def test_doctor(run: Run) -> None:
     code, out, _ = run("doctor")
     assert code == 0
-    for expected in ("torch", "cores", "memory", "trial", "Everything needed is there."):
+    for expected in ("torch", "cores", "memory", "snoop-trial", "Everything needed is there."):
         assert expected in out
 
 

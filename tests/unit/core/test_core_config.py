@@ -62,7 +62,7 @@ def test_keys_of_a_shipped_file_arrive_where_they_belong() -> None:
     cfg = load_config(ROOT / "configs" / "embed" / "demo.yaml")
     assert cfg.input.cell_size_px == 96
     assert cfg.input.channels == {"DNA": 0}
-    assert (cfg.mode, cfg.input_px, cfg.encoder) == ("native", 96, "trial")
+    assert (cfg.mode, cfg.input_px, cfg.encoder) == ("native", 96, "snoop-trial")
 
 
 # ---------------------------------------------------------------- refusals

