@@ -88,6 +88,10 @@ def main() -> None:
     )
     parser.add_argument("--planes", type=int, default=2000)
     parser.add_argument("--encoder", default="snoop-trial")
+    parser.add_argument(
+        "--pooling", default="paper", choices=["paper", "encoder"],
+        help="the published embedding, which every precision keeps, or the encoder's own (default: paper)",
+    )  # fmt: skip
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
     parser.add_argument("--batch", type=int, help="planes at once (default: by device)")
     parser.add_argument(
@@ -98,7 +102,7 @@ def main() -> None:
     device = resolve_device(args.device)
     batch = args.batch or default_batch_planes(device, SIDE_PX)
     torch.set_num_threads(usable_cpus())
-    bundle = load_encoder(args.encoder)
+    bundle = load_encoder(args.encoder, pooling=args.pooling)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "planes"
         folder.mkdir()
@@ -114,6 +118,8 @@ def main() -> None:
                 "input": {"folder": str(folder)},
                 "run_dir": str(Path(temporary) / "run"),
                 "encoder": args.encoder,
+                "pooling": args.pooling,
+                "input_px": SIDE_PX,
                 "execution": {"device": device, "precision": "fp32", "batch_planes": batch},
             }
         )
@@ -133,7 +139,9 @@ def main() -> None:
         )
     cosine = (reference[:n_bf16] * reduced).sum(axis=1)
     start_up = summary.seconds - (summary.computed / summary.planes_per_s)
-    print(f"\n{len(planes):,} real planes of {SIDE_PX} px, encoder {args.encoder}, {device}, batch {batch}")
+    print(
+        f"\n{len(planes):,} real planes of {SIDE_PX} px, encoder {args.encoder} ({args.pooling} pooling), {device}, batch {batch}"
+    )
     print(f"{platform.processor() or platform.machine()}, {usable_cpus()} cores, torch {torch.__version__}")
     print("\n| what | planes/s |\n|---|---|")
     print(f"| bare torch loop, fp32 (halves: {first:.2f}, {second:.2f}) | {fp32:.2f} |")
