@@ -157,3 +157,43 @@ def test_evaluate_from_recipe_to_report(
 
     counts = [RunStore(run.parent).info["counts"]["expected"] for run in runs]
     assert counts == [103, 103]
+
+
+def test_recipes_that_share_images_share_their_rows(
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    folder_of: Callable[..., Path],
+) -> None:
+    folder = folder_of(30)
+    names = sorted(path.name for path in folder.iterdir())
+    (tmp_path / "m.csv").write_text(
+        "uri,kind\n" + "".join(f"images/{name},{'abc'[i % 3]}\n" for i, name in enumerate(names))
+    )
+    settings = "title: t\ninput: {manifest: m.csv}\nlabel: kind\nembed: {input_px: 32}\n"
+    (tmp_path / "three.yaml").write_text(f"{settings}max_per_class: 6\n")
+    (tmp_path / "two.yaml").write_text(f"{settings}max_per_class: 9\nclasses: {{a or b: [a, b]}}\n")
+    arguments = [str(tmp_path / "three.yaml"), str(tmp_path / "two.yaml"), "--data", str(tmp_path)]
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "microsnoop",
+            "evaluate",
+            *arguments,
+            "--encoder",
+            "pixels16",
+            "--no-baselines",
+            "--out",
+            str(tmp_path / "o"),
+        ],
+    )
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    shown = capfd.readouterr().out
+    assert not caught.value.code
+    first, second = (int(n) for n in re.findall(r"^(\d+) computed", shown, re.MULTILINE))
+    assert first == 18
+    assert 0 < second < 18
+    assert "expected 18 = written 18 + rejected 0" in shown
+    assert all(verify(info.parent).ok for info in (tmp_path / "o" / "embeddings").glob("*/*/run.json"))

@@ -17,6 +17,8 @@ from microsnoop.core.errors import InputError, RunError
 from microsnoop.core.evaluate_config import EvaluateConfig
 from microsnoop.core.schema import Key
 from microsnoop.io.opener import join
+from microsnoop.io.store import RunStore
+from microsnoop.io.tables import read_table
 from microsnoop.models.registry import load_encoder
 from microsnoop.ops.features import unique_columns
 from microsnoop.pipelines.measure import FEATURES
@@ -81,7 +83,8 @@ def encoder_source(
         "execution": execution,
     }
     cfg = build_config(settings, overrides=None, model=EmbedConfig, where="the recipe")
-    summary = embed_with_progress(cfg, debug=debug)
+    fork_from = None if images.cells or RunStore(run_dir).exists else _relative(run_dir, images)
+    summary = embed_with_progress(cfg, fork_from=fork_from, debug=debug)
     if summary.status == "interrupted":
         raise KeyboardInterrupt
     if not summary.complete or not summary.written:
@@ -97,6 +100,21 @@ def encoder_source(
         by_code=summary.rejected_by_code,
         features=encoder == FEATURES,
     )
+
+
+def _relative(run_dir: Path, images: InputConfig) -> str | None:
+    """Return the run of another draw or recipe that shares most images with this one, to take its rows over.
+
+    Rows are taken over only where their source, settings and weights are the same. Not for cells: the rows of an
+    image that has other cells now do not fit.
+    """
+    wanted = set(read_table(str(images.manifest))["image_id"].to_pylist())
+    shared: dict[str, int] = {}
+    for info in run_dir.parent.parent.glob(f"*/{run_dir.name}/run.json"):
+        rows = RunStore(info.parent).rows(("image_id",))
+        shared[str(info.parent)] = len(wanted.intersection(rows["image_id"].to_pylist()))
+    best = max(shared, key=lambda path: (shared[path], path), default=None)
+    return best if best is not None and shared[best] else None
 
 
 def anndata_source(name: str, path: str, *, root: str) -> tuple[Source, dict[str, list[Any]]]:
