@@ -66,12 +66,7 @@ def write_report(
     """Write ``report.md`` and what it links to; return its path."""
     _write_parquet(out / "metrics.parquet", tables.metrics_table(results))
     _write_parquet(out / "predictions.parquet", tables.predictions_table(results))
-    _write_csv(
-        out / "scores.csv",
-        ("set", *_csv_names()),
-        [[r.name, *row] for r in results for row in tables.set_rows(r)]
-        + [["mean over sets", *row] for row in tables.mean_rows(results) if len(results) > 1],
-    )
+    _write_csv(out / "scores.csv", tables.CSV_HEADER, tables.csv_rows(results))
     _write_csv(
         out / "leakage.csv",
         ("set", "plane", "pool_tile", "bits", "correlation", "same_picture"),
@@ -151,13 +146,6 @@ def _left_out(result: SetScores) -> str:
         )
     header = ("encoder", "k of the folds", "left-out accuracy", "k", "labels permuted (95 %)", "p", "remarks")
     return tables.markdown(header, rows)
-
-
-def _csv_names() -> list[str]:
-    return [
-        "encoder", "knn_accuracy", "knn_accuracy_ci95", "knn_balanced_accuracy", "knn_mcc", "knn_macro_f1",
-        "probe_accuracy", "probe_accuracy_ci95", "probe_balanced_accuracy",
-    ]  # fmt: skip
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -98,6 +98,33 @@ def mean_rows(results: Sequence[SetScores]) -> list[list[str]]:
     return rows
 
 
+CSV_HEADER = (
+    "set", "encoder", "encoder_sha256", "n", "classes", "knn_accuracy", "knn_accuracy_sd", "knn_accuracy_low",
+    "knn_accuracy_high", "knn_balanced_accuracy", "knn_mcc", "knn_macro_f1", "probe_accuracy", "probe_accuracy_sd",
+    "probe_accuracy_low", "probe_accuracy_high", "probe_balanced_accuracy", "probe_mcc", "probe_macro_f1",
+)  # fmt: skip
+
+
+def csv_rows(results: Sequence[SetScores]) -> list[list[object]]:
+    """Return one line an encoder and set in numbers (``CSV_HEADER``), shares from 0 to 1; chance has no probe."""
+    rows: list[list[object]] = []
+    for result in results:
+        chance = [j for j in result.judged if j.classifier == CHANCE]
+        pairs = [(result.find(name, KNN), result.find(name, PROBE)) for name in result.names]
+        for knn, probe in [*pairs, *((j, None) for j in chance)]:
+            row: list[object] = [result.name, knn.name, knn.sha256, len(result.truth), len(result.classes)]
+            for judged in (knn, probe):
+                row += [""] * 7 if judged is None else [f"{value:.6f}" for value in _numbers(judged)]
+            rows.append(row)
+    return rows
+
+
+def _numbers(judged: Judged) -> list[float]:
+    interval, found = judged.intervals["accuracy"], judged.scores
+    spread = [found.accuracy, judged.accuracy_sd, interval.low, interval.high]
+    return [*spread, found.balanced_accuracy, found.mcc, found.macro_f1]
+
+
 COMPARISON_HEADER = (
     "classifier", "encoder", "against", "only it right", "only the other right", "McNemar p", "difference", "95 %",
 )  # fmt: skip

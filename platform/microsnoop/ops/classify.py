@@ -137,12 +137,14 @@ def knn_left_out(
     """
     unit = np.arange(len(labels)) if groups is None else groups
     k = k or (_PUBLISHED_K if len(labels) >= _PUBLISHED_FROM else 1)
-    vectors = standardise(vectors)[0] if scaled else vectors
+    kept = standardise(vectors)[0] if scaled else vectors
+    n_dropped, vectors = vectors.shape[1] - kept.shape[1], kept
     found = nearest(vectors, vectors, k=k, query_groups=unit, candidate_groups=unit)
     predicted = vote(found, labels, n_classes=n_classes)
     lonely = [int(c) for c in np.unique(labels) if len(np.unique(unit[labels == c])) == 1]
     winnable = ~np.isin(labels, lonely)
-    notes = [f"{n} exact duplicates" for n in [count_duplicates(found)] if n]
+    notes = [f"{n_dropped} constant features left out"] if n_dropped else []
+    notes += [f"{n} exact duplicates" for n in [count_duplicates(found)] if n]
     if lonely:
         share = float((predicted == labels)[winnable].mean()) if winnable.any() else float("nan")
         notes.append(

@@ -134,11 +134,11 @@ def test_an_anndata_file_is_scored_and_every_row_accounted_for(
     assert mine.loc["recall", "n"].sum() == 89
     with (out / "scores.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    assert [row["encoder"] for row in rows] == [
-        "mine (abababababab)",
-        "chance: majority",
-        "chance: stratified",
-    ]
+    assert [row["encoder"] for row in rows] == ["mine", "chance: majority", "chance: stratified"]
+    assert float(rows[0]["knn_accuracy"]) == pytest.approx(mine.loc["accuracy", "value"], abs=1e-6)
+    assert float(rows[0]["knn_mcc"]) == pytest.approx(mine.loc["mcc", "value"], abs=1e-6)
+    assert rows[1]["probe_accuracy"] == ""
+    assert (rows[0]["n"], rows[0]["classes"]) == ("89", "3")
 
 
 def test_two_files_are_compared_on_the_rows_they_share(run: Run, embedded: Path, tmp_path: Path) -> None:

@@ -143,6 +143,12 @@ def test_scaled_features_do_not_depend_on_their_units(rng: np.random.Generator) 
         knn_folds(x, labels, fold=fold, n_classes=3, scaled=True).classes for x in (vectors, units)
     )
     np.testing.assert_array_equal(first, second)
+    flat = np.concatenate([vectors, np.full((120, 2), 7.0)], axis=1)
+    left_out = knn_left_out(flat, labels, n_classes=3, scaled=True)
+    np.testing.assert_array_equal(
+        left_out.classes, knn_left_out(vectors, labels, n_classes=3, scaled=True).classes
+    )
+    assert left_out.notes == ("2 constant features left out",)
 
 
 def test_left_out_uses_the_published_k_and_counts_rows_that_cannot_win(rng: np.random.Generator) -> None:
