@@ -18,6 +18,7 @@ from microsnoop.io.opener import is_remote
 from microsnoop.models.registry import DEFAULT_ENCODER, load_encoder
 from microsnoop.pipelines.cluster import cluster, local_resources
 from microsnoop.pipelines.leakage import Hashes, find_hits, hash_images, hash_pool
+from microsnoop.pipelines.measure import FEATURES
 from microsnoop_apps.evaluation import tables
 from microsnoop_apps.evaluation.report import NO_BASELINES, Leakage, write_report
 from microsnoop_apps.evaluation.scores import SetScores, score_set
@@ -121,7 +122,7 @@ def _check(job: Job, encoders: list[str]) -> None:
         )
     if pixels:
         for encoder in (*encoders, *(BASELINES if job.baselines else ())):
-            if encoder != "features":
+            if encoder != FEATURES:
                 load_encoder(encoder)
     names = [Path(encoder).stem if encoder.endswith(".safetensors") else encoder for encoder in encoders]
     if len(set(names)) < len(names):
