@@ -184,11 +184,17 @@ def chance_folds(
     strategy: Literal["most_frequent", "stratified"],
     seed: int,
 ) -> Predictions:
-    """Predict without looking: always the training part's most frequent class, or at random by frequency."""
-    predicted = np.empty(len(labels), np.int64)
+    """Predict without looking: always the most frequent class of all rows, or at random by frequency.
+
+    The most frequent class is that of the whole set: that of the training part is, in a balanced set, the rarest of
+    the test part, and would reach less than one in K. Random answers follow the training part.
+    """
+    predicted = np.full(len(labels), np.bincount(labels).argmax(), np.int64)
+    if strategy == "most_frequent":
+        return Predictions(predicted)
+    blank = np.zeros((len(labels), 1))
     for number, (train, test) in enumerate(_splits(fold)):
-        model = DummyClassifier(strategy=strategy, random_state=seed + number)
-        blank = np.zeros((len(labels), 1))
+        model = DummyClassifier(strategy="stratified", random_state=seed + number)
         predicted[test] = model.fit(blank[train], labels[train]).predict(blank[test])
     return Predictions(predicted)
 

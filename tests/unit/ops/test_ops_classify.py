@@ -169,6 +169,9 @@ def test_chance_looks_at_nothing_but_frequencies() -> None:
     fold = make_folds(labels, None, folds=5, seed=0)
     majority = chance_folds(labels, fold=fold, strategy="most_frequent", seed=0).classes
     assert (majority == 0).all()
+    even = np.arange(60) % 3  # balanced: the answer is still right for one row in three
+    whole = chance_folds(even, fold=make_folds(even, None, folds=5, seed=0), strategy="most_frequent", seed=0)
+    assert np.mean(whole.classes == even) == pytest.approx(1 / 3)
     drawn = chance_folds(labels, fold=fold, strategy="stratified", seed=0).classes
     np.testing.assert_allclose(np.bincount(drawn) / 1000, [0.6, 0.3, 0.1], atol=0.05)
     assert np.mean(drawn == labels) == pytest.approx(0.6**2 + 0.3**2 + 0.1**2, abs=0.06)
