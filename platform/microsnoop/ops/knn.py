@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_BLOCK_BYTES = 64 * 2**20
+_BLOCK_BYTES = 32 * 2**20
 _SPARE = 8  # candidates beyond k that are compared in float64 as well
 _FLOAT32_ERROR = 4e-6  # of a dot product of two unit vectors, generously
 _DIGITS = 12  # similarities that agree to so many digits are equal
@@ -54,7 +54,8 @@ def nearest(
     """
     if (query_groups is None) != (candidate_groups is None):
         raise ValueError("give both query_groups and candidate_groups, or neither")
-    unit_queries, unit_candidates = _unit(queries, "queries"), _unit(candidates, "candidates")
+    unit_candidates = _unit(candidates, "candidates")
+    unit_queries = unit_candidates if queries is candidates else _unit(queries, "queries")
     _check_count(len(candidates), k, query_groups, candidate_groups)
     index = np.empty((len(queries), k), np.int64)
     similarity = np.empty((len(queries), k))
