@@ -139,9 +139,8 @@ def main() -> None:
         )
     cosine = (reference[:n_bf16] * reduced).sum(axis=1)
     start_up = summary.seconds - (summary.computed / summary.planes_per_s)
-    print(
-        f"\n{len(planes):,} real planes of {SIDE_PX} px, encoder {args.encoder} ({args.pooling} pooling), {device}, batch {batch}"
-    )
+    encoder = f"encoder {args.encoder} ({args.pooling} pooling)"
+    print(f"\n{len(planes):,} real planes of {SIDE_PX} px, {encoder}, {device}, batch {batch}")
     print(f"{platform.processor() or platform.machine()}, {usable_cpus()} cores, torch {torch.__version__}")
     print("\n| what | planes/s |\n|---|---|")
     print(f"| bare torch loop, fp32 (halves: {first:.2f}, {second:.2f}) | {fp32:.2f} |")

@@ -58,7 +58,7 @@ def evaluate(
     --------
       microsnoop evaluate --max-per-class 60
 
-      microsnoop evaluate jurkat-7 rbc12-cells --encoder snoop-trial --encoder my.safetensors --pool ../shared/data/pretrain
+      microsnoop evaluate jurkat-7 rbc12-cells --encoder snoop-trial --encoder my.safetensors --pool tiles/
 
       microsnoop evaluate runs/first.h5ad --label phase --group plate --no-baselines
     """

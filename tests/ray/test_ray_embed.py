@@ -162,6 +162,38 @@ def test_fork_takes_over_valid_rows_only(folder_of: Folder, config: Config, tmp_
     assert other.computed == 8  # with other settings no row is valid
 
 
+def test_fork_with_other_cells_has_just_the_cells_asked_for(
+    folder_of: Folder, config: Config, tmp_path: Path
+) -> None:
+    folder = folder_of(3)
+    names = sorted(path.name for path in folder.iterdir())
+
+    def run(
+        name: str, cells: list[tuple[str, int, int]], fork_from: str | None = None
+    ) -> tuple[int, set[str]]:
+        table = tmp_path / f"{name}.csv"
+        rows = [f"{image},c{x},{x},{y}" for image, x, y in cells]
+        table.write_text("\n".join(["image,label,x_px,y_px", *rows]) + "\n", encoding="utf-8")
+        source = {"folder": str(folder), "cells": str(table), "cell_size_px": 24}
+        cfg = config(run_dir=str(tmp_path / name), input=source, mode="native")
+        summary = embed(cfg, fork_from=fork_from)
+        checked = verify(cfg.run_dir)
+        assert checked.ok, checked.problems
+        assert summary.expected == summary.written == len(cells)
+        return summary.computed, set(vectors_by_id(cfg.run_dir))
+
+    first = [(image, x, 30) for image in names for x in (20, 50)]
+    assert run("first", first)[0] == 6
+    fewer = [*first[1:4], *first[4:]]  # the first image lost a cell
+    computed, ids = run("fewer", fewer, str(tmp_path / "first"))
+    assert ids == {f"{image}#c{x}" for image, x, _ in fewer}
+    assert computed == 1  # that image's other cell: its rows say how many cells it has
+    more = [*first, (names[2], 80, 30)]
+    computed, ids = run("more", more, str(tmp_path / "first"))
+    assert ids == {f"{image}#c{x}" for image, x, _ in more}
+    assert computed == 3
+
+
 def test_a_fork_that_was_cut_off_copies_again(folder_of: Folder, config: Config, tmp_path: Path) -> None:
     first = embed(config(folder_of(6)))
     cfg = config(tmp_path / "images", run_dir=str(tmp_path / "fork"))

@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from microsnoop.core.schema import embedding_schema
+from microsnoop.core.schema import cell_id, embedding_schema
 from microsnoop.io.parts import is_intact, read_parts
 from microsnoop.io.store import RunStore, row_key
 
 _LISTED = 20
-_KEY_COLUMNS = ("obs_id", "image_id", "n_samples", "y0_px", "x0_px", "height_px", "width_px", "row_key")
+_KEY_COLUMNS = ("obs_id", "image_id", "y0_px", "x0_px", "height_px", "width_px", "row_key")
 
 
 @dataclass
@@ -58,7 +58,7 @@ def verify(run: RunStore | Path | str) -> Verification:
     store = run if isinstance(run, RunStore) else RunStore(Path(run))
     identity, records = store.identity, store.records
     changed = [part for part in store.embedding_parts() + store.reject_parts() if not is_intact(part)]
-    rows = store.rows(_KEY_COLUMNS, without=changed)
+    rows = store.rows((*_KEY_COLUMNS, "parent_id", "n_samples"), without=changed)
     codes = _codes(store, changed)
     expected, missing = _balance(records, rows)
     return Verification(
@@ -126,16 +126,30 @@ def _duplicates(rows: pa.Table) -> list[str]:
 
 
 def _strangers(records: pa.Table, rows: pa.Table) -> list[str]:
-    known = pc.is_in(rows["image_id"], value_set=records["image_id"].combine_chunks())
+    known = pc.is_in(rows["parent_id"], value_set=_parent_ids(records))
     strange = rows.filter(pc.invert(known))
     details = [repr(value) for value in strange["obs_id"].slice(0, _LISTED).to_pylist()]
-    return _listing("rows belong to no image of the input list", strange.num_rows, details)
+    return _listing("rows belong to no image or cell of the input list", strange.num_rows, details)
+
+
+def _parent_ids(records: pa.Table) -> pa.Array:
+    """Return what rows may belong to: the cells of images that have a table of cells, else the images."""
+    ids = records["image_id"].to_pylist()
+    if "boxes" not in records.schema.names:
+        return pa.array(ids, pa.string())
+    boxes = records["boxes"].to_pylist()
+    parents = [
+        parent
+        for name, cells in zip(ids, boxes, strict=True)
+        for parent in ([name] if cells is None else [cell_id(name, cell["label"]) for cell in cells])
+    ]
+    return pa.array(parents, pa.string())
 
 
 def _stale(records: pa.Table, rows: pa.Table, processing_key: str) -> list[str]:
     """List rows made from another state of their source or with other settings (code ``stale_output``)."""
     source = dict(zip(records["image_id"].to_pylist(), records["record_key"].to_pylist(), strict=True))
-    columns = [rows[name].to_pylist() for name in _KEY_COLUMNS if name != "n_samples"]
+    columns = [rows[name].to_pylist() for name in _KEY_COLUMNS]
     stale = [
         obs_id
         for obs_id, image_id, y0, x0, height, width, key in zip(*columns, strict=True)

@@ -102,12 +102,12 @@ def pending_records(store: RunStore, records: pa.Table) -> pa.Table:
 
 
 def copy_valid_rows(source: RunStore, target: RunStore, records: pa.Table, identity: Identity) -> int:
-    """Copy the rows of another run that this run would compute exactly alike; return how many."""
-    keys = dict(zip(records["image_id"].to_pylist(), records["record_key"].to_pylist(), strict=True))
-    if identity.processing["mode"] == "tile" and identity.processing["tile"]["norm"] == "image":
-        # a tile is then scaled by its whole cell, whose box is not in the tile's key
-        old, new = _sources(source.records), _sources(records)
-        keys = {name: key for name, key in keys.items() if name in old and old[name] == new[name]}
+    """Copy the rows of another run that this run would compute exactly alike; return how many.
+
+    Only images with the same cells as before: a row knows how many samples its image has.
+    """
+    old, new = _sources(source.records), _sources(records)
+    keys = {name: key for name, (key, boxes) in new.items() if old.get(name) == (key, boxes)}
     schemas = (
         (
             source.embedding_parts(),

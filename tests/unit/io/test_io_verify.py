@@ -251,7 +251,7 @@ def test_rows_of_images_that_are_not_in_the_list_are_listed(run: RunStore, recor
     run.write_inputs(records.slice(2), None)
     found = verify(run)
     text = _problems(found)
-    assert "2 rows belong to no image of the input list" in text
+    assert "2 rows belong to no image or cell of the input list" in text
     assert "'0.png'" in text
     assert "'1.png'" in text
 
