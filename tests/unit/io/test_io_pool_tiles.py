@@ -39,15 +39,15 @@ def test_colour_tiles_give_three_planes_and_nameless_ones_a_number(tmp_path: Pat
     pixels[..., 0] = 200
     pq.write_table(pa.table({"jpeg": [jpeg(pixels)]}), tmp_path / "x.parquet")
     found = dict(read_pool(tmp_path))
-    assert list(found) == ["x.parquet[0]:r", "x.parquet[0]:g", "x.parquet[0]:b"]
-    assert found["x.parquet[0]:r"].mean() > 190
+    assert list(found) == ["x.parquet[0]:red", "x.parquet[0]:green", "x.parquet[0]:blue"]
+    assert found["x.parquet[0]:red"].mean() > 190
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "holds no pool"),
-        (b"not parquet", "cannot read the pool shard"),
+        (b"not parquet", "cannot be read as Parquet"),
         ({"tile_id": ["a"]}, "has no column `jpeg`"),
         ({"tile_id": ["a"], "jpeg": [b"broken"]}, "tile a cannot be decoded"),
         ({"tile_id": ["a"], "jpeg": [None]}, "tile a cannot be decoded"),
