@@ -29,7 +29,8 @@ class Watched:
 
     ``spread``: root mean squared distance of unit feature vectors from their mean, 0 (all alike) to 1.
     ``effective_rank``: exponential of the entropy of their normalised singular values (Roy & Vetterli 2007).
-    ``panel``: for one crop a kind: original, masked, reconstructed, error, each (k, S, S); none without ``masked``.
+    ``panel``: for one crop a kind: original, masked, hidden patches reconstructed, their error, each (k, S, S); none
+    without ``masked``.
     """
 
     step: int
@@ -91,8 +92,8 @@ class Watch:
         shown = {
             "original": wanted,
             "masked": torch.where(mask > 0, torch.nan, wanted),
-            "reconstructed": found,
-            "error": (found - wanted).abs(),
+            "reconstructed": torch.where(mask > 0, found, wanted),
+            "error": torch.where(mask > 0, (found - wanted).abs(), 0.0),
         }
         return {name: t.cpu().numpy() for name, t in shown.items()}, tuple(kinds.tolist())
 
