@@ -115,6 +115,12 @@ def show_summary(summary: TrainSummary) -> None:
 
     for warning in dict.fromkeys(summary.warnings):
         say(f"warning: {warning}")
+    if summary.pool:
+        learnt, held_out, rejected = (summary.pool[n] for n in ("learnt_from", "held_out", "rejected"))
+        say(
+            f"pool: {learnt + held_out + rejected:,} tiles = {learnt:,} to learn from + {held_out:,} held out + "
+            f"{rejected:,} rejected" + (f" ({summary.run_dir}/rejects.csv says why)" if rejected else "")
+        )
     say(f"{summary.status}: {summary.step:,} of {summary.total:,} steps")
     if summary.encoder is None:
         say("the same command goes on from the checkpoint just written")

@@ -135,10 +135,11 @@ def umap(data: Path, *, color: str, out: Path | None, seed: int, save: Path | No
 
 def models_list() -> None:
     """Print a table of encoders."""
-    from microsnoop.models.registry import DEFAULT_ENCODER, list_encoders
+    from microsnoop.models.registry import DEFAULT_ENCODER, ListedEncoder, list_encoders
+    from microsnoop.pipelines.measure import FEATURES, features_bundle
 
     rows = []
-    for entry in list_encoders():
+    for entry in [*list_encoders(), ListedEncoder(FEATURES, features_bundle(1).card, "")]:
         name = entry.name + (" (default)" if entry.name == DEFAULT_ENCODER else "")
         card = entry.card
         if card is None:
@@ -159,8 +160,9 @@ def models_list() -> None:
 def models_show(name: str) -> None:
     """Print an encoder's card."""
     from microsnoop.models.registry import load_encoder
+    from microsnoop.pipelines.measure import FEATURES, features_bundle
 
-    card = load_encoder(name).card
+    card = (features_bundle(1) if name == FEATURES else load_encoder(name)).card
     values = {
         **card.model_dump(),
         "head": card.head.describe() if card.head else "the architecture's own mean",

@@ -14,8 +14,10 @@ from microsnoop.core.config_file import load_config
 from microsnoop.core.errors import InputError
 from microsnoop.io.images import read_image
 from microsnoop.io.verify import verify
+from microsnoop.models.registry import list_encoders
 from microsnoop.ops.objects import boxes_from_mask
 from microsnoop.ops.scoring import KnnScore, knn_score
+from microsnoop.pipelines.measure import FEATURES
 from microsnoop_apps.runs import embed_with_progress
 from microsnoop_apps.terminal import say, show_rows, show_table
 from microsnoop_integrations.anndata_io import export, read
@@ -25,7 +27,8 @@ CONFIG = Path("configs/embed/demo.yaml")
 _MASKS = Path("examples/nuclei/masks")
 _DEBRIS_PX = 8
 _LABEL, _GROUP = "line", "image_id"
-_BASELINE = "pixels16"
+# what an untrained network, hand-made features and ImageNet make of the same nuclei
+_BASELINES = ("untrained", FEATURES, "efficientnet-lite0")
 
 
 def run_demo(folder: Path) -> int:
@@ -46,7 +49,7 @@ def run_demo(folder: Path) -> int:
     default = load_config(CONFIG).encoder
     scores: dict[str, KnnScore] = {}
     computed, complete = 0, True
-    for encoder in (default, _BASELINE):
+    for encoder in (default, *_installed(_BASELINES)):
         cfg = load_config(
             CONFIG,
             overrides={
@@ -57,7 +60,7 @@ def run_demo(folder: Path) -> int:
         )
         rows, good = _embed_and_check(cfg)
         computed, complete = computed + rows, complete and good
-        scores[encoder] = _score(read(export(cfg.run_dir)))
+        scores[encoder] = _score(read(export(cfg.run_dir)), scaled=encoder == FEATURES)
     picture = _draw(folder / f"{default}.h5ad", folder / "umap.png", default)
     _report(scores, default)
     say(f"\n{computed:,} computed in all.")
@@ -104,9 +107,19 @@ def _embed_and_check(cfg: EmbedConfig) -> tuple[int, bool]:
     return summary.computed, checked.ok
 
 
-def _score(data: ad.AnnData) -> KnnScore:
+def _score(data: ad.AnnData, *, scaled: bool) -> KnnScore:
+    """Score one encoder; features have units of their own, so each is standardised on the training part."""
     labels, groups = (data.obs[name].to_numpy(str) for name in (_LABEL, _GROUP))
-    return knn_score(np.asarray(data.X), labels, groups)
+    return knn_score(np.asarray(data.X), labels, groups, scaled=scaled)
+
+
+def _installed(names: tuple[str, ...]) -> list[str]:
+    """Return the baselines that can be used here; say what the others need."""
+    listed = {entry.name: entry for entry in list_encoders()}
+    missing = {name: listed[name].problem for name in names if name in listed and listed[name].problem}
+    for name, problem in missing.items():
+        say(f"the baseline {name} is left out: {problem}")
+    return [name for name in names if name not in missing]
 
 
 def _report(scores: dict[str, KnnScore], default: str) -> None:

@@ -35,16 +35,16 @@ def _balanced_accuracy(printed: str, encoder: str) -> float:
 @pytest.mark.timeout(1200)
 def test_the_demo_scores_above_its_baselines_and_computes_nothing_twice(tmp_path: Path) -> None:
     printed = _demo(tmp_path)
-    assert printed.count("expected 684 = written 684 + rejected 0") >= 2
-    assert "1,368 computed in all" in printed
+    encoders = ("snoop-trial", "untrained", "features", "efficientnet-lite0")
+    assert printed.count("expected 684 = written 684 + rejected 0") == 2 * len(encoders)  # summary and verify
+    assert f"{684 * len(encoders):,} computed in all" in printed
     chance = _balanced_accuracy(printed, re.escape("chance (most frequent line)"))
-    pixels, trained = (_balanced_accuracy(printed, name) for name in ("pixels16", "snoop-trial"))
-    assert chance == 0.25 < pixels < trained
+    scores = {name: _balanced_accuracy(printed, name) for name in encoders}
+    assert chance == 0.25 < scores["untrained"] < scores["snoop-trial"]
     for made in ("snoop-trial.h5ad", "umap.png"):
         assert str(tmp_path / made) in printed
         assert (tmp_path / made).stat().st_size > 10_000
 
     again = _demo(tmp_path)
     assert re.search(r"^0 computed in all", again, re.MULTILINE)
-    for encoder in ("pixels16", "snoop-trial"):
-        assert _balanced_accuracy(again, encoder) == _balanced_accuracy(printed, encoder)
+    assert {name: _balanced_accuracy(again, name) for name in encoders} == scores

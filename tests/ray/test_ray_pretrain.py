@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -118,6 +119,10 @@ def test_whatever_is_killed_the_log_is_unbroken(start: Start, tmp_path: Path) ->
     assert f"complete: {STEPS} of {STEPS} steps" in _wait(process)
     assert _steps(run_dir) == list(range(STEPS))
     _check_encoder(run_dir)
+    account = json.loads((run_dir / "pool.json").read_text())
+    with (run_dir / "rejects.csv").open(newline="") as stream:
+        assert len(list(csv.DictReader(stream))) == account["rejected"] > 0
+    assert sum(account.values()) == 6 * 81  # fields of 512 px in tiles of 64 px
 
     assert f"complete: {STEPS} of {STEPS} steps" in _wait(start())  # nothing is trained again
     assert _steps(run_dir) == list(range(STEPS))

@@ -34,11 +34,13 @@ def knn_score(
     k: int = 5,
     folds: int = 5,
     seed: int = 0,
+    scaled: bool = False,
 ) -> KnnScore:
     """Score vectors (N, D) by cosine kNN, stratified folds in which no group stands on two sides.
 
     Accuracy is the mean over folds with its standard deviation (n - 1); balanced accuracy is computed on
-    the pooled predictions, so that a class missing from a fold does not distort it.
+    the pooled predictions, so that a class missing from a fold does not distort it. ``scaled`` standardises every
+    number on the training part first, for vectors of mixed units.
 
     Raises
     ------
@@ -51,7 +53,9 @@ def knn_score(
         raise ValueError(f"a kNN score needs at least two labels, got only {classes.tolist()}")
     unit = np.unique(groups, return_inverse=True)[1]
     fold = make_folds(truth, unit, folds=folds, seed=seed)
-    predicted = knn_folds(vectors, truth, fold=fold, n_classes=len(classes), groups=unit, k=k).classes
+    predicted = knn_folds(
+        vectors, truth, fold=fold, n_classes=len(classes), groups=unit, k=k, scaled=scaled
+    ).classes
     accuracies = [float(np.mean(predicted[fold == f] == truth[fold == f])) for f in range(folds)]
     return KnnScore(
         accuracy=float(np.mean(accuracies)),

@@ -128,10 +128,10 @@ def is_held(image: str, *, share: float, seed: int) -> bool:
     return bool(keyed_generator(seed, "validation", image).random() < share)
 
 
-def write_problems(pool: Pool, path: Path) -> None:
+def write_problems(problems: Iterable[tuple[str, str]], path: Path) -> None:
     """Write the rows without pixels and their reasons as CSV."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["tile_id", "problem"])
-    table.writerows(pool.problems)
+    table.writerows(problems)
     write_atomic(path, text.getvalue().encode("utf-8", "surrogateescape"))

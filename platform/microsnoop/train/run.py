@@ -2,7 +2,8 @@
 
 Run directory::
 
-    pretrain.json        recipe, pool, encoder it began with, versions, sessions
+    pretrain.json        recipe, pool, versions, status
+    pool.json rejects.csv  tiles learnt from, held out, and rejected with their reasons
     checkpoints/         Ray Train's: the last two, safetensors and JSON inside
     log.csv watch.csv    one line a step; one a look at the fixed crops
     tensorboard/ loss.png panel.png panels/
@@ -30,7 +31,7 @@ from microsnoop.pipelines.cluster import cluster
 from microsnoop.train.dataset import tile_dataset
 from microsnoop.train.plan import TrainPlan, plan_training
 from microsnoop.train.record import PROGRESS
-from microsnoop.train.worker import FAILURE, STOP, WorkerJob, work
+from microsnoop.train.worker import ACCOUNT, FAILURE, STOP, WorkerJob, work
 
 INFO = "pretrain.json"
 _POLL_S = 1.0
@@ -58,7 +59,8 @@ class TrainSummary:
     step: int
     total: int
     encoder: str | None = None
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
+    pool: dict[str, int] = field(default_factory=dict)  # learnt_from, held_out, rejected
 
 
 def pretrain(
@@ -233,7 +235,7 @@ def _end(folder: Path, info: dict[str, Any]) -> dict[str, Any]:
 
 
 def _summary(cfg: PretrainConfig, folder: Path, info: dict[str, Any]) -> TrainSummary:
-    progress = read_progress(folder)
+    progress, account = read_progress(folder), folder / ACCOUNT
     return TrainSummary(
         run_dir=cfg.run_dir,
         status=info["status"],
@@ -243,6 +245,7 @@ def _summary(cfg: PretrainConfig, folder: Path, info: dict[str, Any]) -> TrainSu
         if info["status"] == "complete"
         else None,
         warnings=progress.warnings if progress else (),
+        pool=json.loads(account.read_text(encoding="utf-8")) if account.is_file() else {},
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import tempfile
 import time
 from contextlib import closing
@@ -27,10 +26,8 @@ from microsnoop.train.schedule import phase_at
 from microsnoop.train.state import TrainState
 from microsnoop.train.watch import Watch
 
-STOP, FAILURE = ".stop", ".failure.json"
+STOP, FAILURE, ACCOUNT = ".stop", ".failure.json", "pool.json"
 _ROWS_PER_READ = 256
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,20 +61,25 @@ def _work(job: WorkerJob) -> None:
     device = _device(job)
     state = _state(cfg, device)
     source, learn, watch_pool = _pool(job, share, device, state.step)
-    if share.rank == 0 and isinstance(source, MemorySource):
-        write_problems(learn, folder / "rejects.csv")
     trainer = Trainer(
         state, source, forward=_forward(job, state, share), share=share, precision=job.precision
     )
     if share.rank:
-        between = Follower(state)
-        reached_end = trainer.run(between)
+        trainer.run(Follower(state))
+        _account_for_stream(source, folder, share)
         return
     with closing(Recorder(folder, step=state.step, total=cfg.total_steps)) as recorder:
         watch = Watch(cfg, watch_pool, device)
         reached_end = trainer.run(Leader(job, state, recorder, watch, share))
+    _account_for_stream(source, folder, share)
     if reached_end:
         finish(state, learn, folder)
+
+
+def _account_for_stream(source: TileSource, folder: Path, share: Share) -> None:
+    """Write which tiles of this worker's part of a stream could not be used."""
+    if isinstance(source, StreamSource) and source.problems:
+        write_problems(sorted(source.problems.items()), folder / f"rejects-{share.rank}.csv")
 
 
 class Leader:
@@ -172,6 +174,11 @@ def _pool(
         learn, watch = hold_out(
             pool.to(device), share=cfg.pool.validation, alpha=cfg.pool.alpha, seed=cfg.seed
         )
+        if share.rank == 0:
+            write_problems(pool.problems, Path(job.folder) / "rejects.csv")
+            held_out = 0 if watch is learn else len(watch)
+            account = {"learnt_from": len(learn), "held_out": held_out, "rejected": len(pool.problems)}
+            write_atomic(Path(job.folder) / ACCOUNT, json.dumps(account).encode())
         return MemorySource(learn, seed=cfg.seed, share=share), learn, watch
     needed = max(cfg.report.watch_crops, cfg.head.crops)
     source = StreamSource(
@@ -194,8 +201,7 @@ def _forward(job: WorkerJob, state: TrainState, share: Share) -> nn.Module:
     """Return the network as it is called: gradients averaged over workers, compiled where asked."""
     module: nn.Module = state.learner
     if share.world > 1:
-        if job.cfg.execution.sync_batchnorm and job.device == "cuda":
-            log.warning("sync_batchnorm replaces the normalisations of the network in place")
+        if job.cfg.execution.sync_batchnorm and job.device == "cuda":  # replaced in place
             nn.SyncBatchNorm.convert_sync_batchnorm(module)
         module = nn.parallel.DistributedDataParallel(module)
     return compiled(module) if job.compile else module
