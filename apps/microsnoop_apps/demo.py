@@ -134,10 +134,8 @@ def _report(scores: dict[str, KnnScore], default: str) -> None:
     ]
     rows.append(["chance (most frequent line)", f"{first.chance:.3f}", f"{first.chance_balanced:.3f}"])
     show_table(["encoder", "accuracy", "balanced accuracy"], rows)
-    say(
-        "  Lines and imaging sessions go together in these fields: this shows the pipeline, not biology. `features` see"
-    )
-    say("  raw brightness, which tells sessions apart; encoders see scaled planes.")
+    say("  Lines and imaging sessions go together in these fields: this shows the pipeline, not biology.")
+    say("  `features` see raw brightness, which tells sessions apart; encoders see scaled planes.")
 
 
 def _draw(source: Path, picture: Path, encoder: str) -> Path:
