@@ -10,6 +10,7 @@ from typing import Any
 from microsnoop.core.config_file import build_config, load_settings
 from microsnoop.core.errors import ConfigError
 from microsnoop.core.evaluate_config import EvaluateConfig
+from microsnoop.io.opener import is_remote, local_path
 
 FOLDER = Path("configs/evaluate")
 _DEFAULT_DATA = "../shared/data"
@@ -17,8 +18,13 @@ _ANNDATA = (".h5ad", ".zarr")
 
 
 def data_root(given: str) -> str:
-    """Return where the data of recipes are: the option, ``MICROSNOOP_DATA``, or the folder beside the checkout."""
-    return given or os.environ.get("MICROSNOOP_DATA") or _DEFAULT_DATA
+    """Return where the data of recipes are: the option, ``MICROSNOOP_DATA``, or the folder beside the checkout.
+
+    A local folder becomes an absolute path: chosen rows are written as manifests in another folder, and relative paths
+    in a manifest start there.
+    """
+    root = given or os.environ.get("MICROSNOOP_DATA") or _DEFAULT_DATA
+    return root if is_remote(root) else str(local_path(root).absolute())
 
 
 def load_recipes(

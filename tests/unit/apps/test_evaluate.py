@@ -194,7 +194,7 @@ def test_baselines_are_not_left_out_in_silence(run: Run, embedded: Path, tmp_pat
         (["mine.h5ad", "--label", "colour", "--no-baselines"], "no column 'colour'", 1),
         (["mine.h5ad", "--label", "plate", "--group", "plate", "--no-baselines"], "must be different", 2),
         (["gone.h5ad", "--label", "kind", "--no-baselines"], "cannot read the AnnData file", 1),
-        (["jurkat-7", "--data", "nowhere"], "cannot read the table nowhere/jurkat/labels.csv", 1),
+        (["jurkat-7", "--data", "nowhere"], "nowhere/jurkat/labels.csv", 1),
         (["jurkat-7", "--encoder", "no"], "there is no encoder named 'no'", 1),
         (["jurkat-7", "--set", "surplus=1"], "surplus: Extra inputs", 2),
         (["jurkat-7", "--max-per-class", "1"], "max_per_class", 2),
@@ -231,3 +231,17 @@ def test_all_recipes_by_default_and_overrides_reach_them(monkeypatch: pytest.Mon
 def test_tables_for_people() -> None:
     assert (percent(0.12345), percent(float("nan")), percent(1)) == ("12.3", "-", "100.0")
     assert markdown(("a", "b"), [["x|y", "1"]]) == "| a | b |\n|---|---:|\n| x\\|y | 1 |\n"
+
+
+def test_the_data_root_does_not_depend_on_where_manifests_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from microsnoop_apps.evaluation.recipes import data_root
+
+    monkeypatch.chdir(tmp_path)
+    assert data_root("../data") == str(tmp_path / ".." / "data")
+    monkeypatch.setenv("MICROSNOOP_DATA", "here")
+    assert data_root("") == str(tmp_path / "here")
+    monkeypatch.delenv("MICROSNOOP_DATA")
+    assert Path(data_root("")).is_absolute()
+    assert data_root("s3://bucket/data") == "s3://bucket/data"
