@@ -45,9 +45,11 @@ def test_mirror_and_quarter_turn(tiles: torch.Tensor) -> None:
 
 
 def test_shrinking_averages_instead_of_skipping() -> None:
-    checkers = (torch.arange(128)[:, None] + torch.arange(128)[None]).remainder(2).mul(255).to(torch.uint8)
-    found = crop(checkers[None], _draw(1), side_px=32, largest=1.0)
-    assert (found - 127.5).abs().max() < 64  # bilinear samples alone would be 0 or 255
+    noise = torch.randint(0, 256, (2, 128, 128), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    fine = crop(noise, _draw(2), side_px=96, largest=1.0)  # 128 / 96 is not enough to average
+    found = crop(noise, _draw(2), side_px=48, largest=1.0)
+    assert torch.allclose(found, torch.nn.functional.avg_pool2d(fine, 2), atol=1e-3)
+    assert found.std() < 0.8 * fine.std()
 
 
 def test_percentiles_become_0_and_1(tiles: torch.Tensor) -> None:
