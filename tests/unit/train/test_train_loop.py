@@ -45,10 +45,13 @@ def test_golden_loss_curve(pool: Pool, recipe: Make) -> None:
     Written anew by running this file as a script, on purpose or not at all.
     """
     expected = json.loads(GOLDEN.read_text())
-    rows = _train(TrainState(recipe(), CPU), pool)
+    slow = {
+        "peak_lr": 2e-4
+    }  # at a higher rate the rounding of another CPU grows to some per cent in 20 steps
+    rows = _train(TrainState(recipe(optimiser=slow), CPU), pool)
     assert [row["step"] for row in rows] == list(range(20))
     for name in ("loss", "masked", "vicreg", "lr"):
-        assert [row[name] for row in rows] == pytest.approx(expected[name], rel=2e-2), name
+        assert [row[name] for row in rows] == pytest.approx(expected[name], rel=1e-2), name
     assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
 
 
