@@ -44,6 +44,12 @@ class ImageSource:
     uri_channels: tuple[str, ...] | None = None
     index: int | None = None
 
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> ImageSource:
+        """Return where the pixels of an image record are."""
+        names = record["uri_channels"]
+        return cls(tuple(record["uris"]), tuple(names) if names else None, record["index"])
+
     @property
     def name(self) -> str:
         """The path for messages: the first file there is."""

@@ -14,16 +14,17 @@ CROP_SCALE = (0.2, 1.1)
 _MIN_CROP_PX = 8
 
 
-def source_weights(sources: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the probability (n,) of each image: one over the square root of the size of its source.
+def source_weights(sources: NDArray[Any], *, alpha: float = 0.5) -> NDArray[np.float64]:
+    """Return the probability (n,) of each image: a source of n images is drawn with probability ∝ n^alpha.
 
-    A source of 900 images is then drawn three times as often as one of 100, not nine times: neither the
-    largest source nor the rarest image rules.
+    With the default an image weighs one over the square root of the size of its source: a source of 900 images is
+    drawn three times as often as one of 100, not nine times; neither the largest source nor the rarest image rules
+    (Microsnoop spec, section 1).
     """
     if sources.ndim != 1 or not sources.size:
         raise ValueError(f"sources must be (n,) with at least one image, got shape {sources.shape}")
     _, member, counts = np.unique(sources, return_inverse=True, return_counts=True)
-    weights = 1.0 / np.sqrt(counts[member])
+    weights = counts[member] ** (alpha - 1.0)
     return np.asarray(weights / weights.sum(), np.float64)
 
 

@@ -75,8 +75,7 @@ def probe(records: pa.Table, cfg: EmbedConfig) -> Probe:
     problems: list[RowRejected] = []
     with ImageReader(limit_px=int(cfg.input.max_image_mpx * 1e6)) as reader:
         for row in records.take(pa.array(positions)).to_pylist():
-            names = row["uri_channels"]
-            source = ImageSource(tuple(row["uris"]), tuple(names) if names else None, row["index"])
+            source = ImageSource.of(row)
             try:
                 info = reader.info(source)
                 _, kept = select_channels(info.channels, cfg.input.channels, where=source.name)

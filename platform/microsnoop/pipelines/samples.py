@@ -99,8 +99,7 @@ def _regions(record: Row) -> list[_Region]:
 
 
 def _read(record: Row, reader: ImageReader, job: ReadJob) -> Image:
-    names = record["uri_channels"]
-    source = ImageSource(tuple(record["uris"]), tuple(names) if names else None, record["index"])
+    source = ImageSource.of(record)
     if not source.uris:
         raise RowRejected(
             RejectCode.DECODE_ERROR,

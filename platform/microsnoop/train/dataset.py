@@ -175,10 +175,8 @@ def _first_image_bytes(records: Sequence[dict[str, Any]], cfg: PoolConfig) -> in
     """Return the bytes of the first image that can be read, as uint8 planes."""
     with ImageReader() as reader:
         for record in records:
-            names = record["uri_channels"]
-            source = ImageSource(tuple(record["uris"]), tuple(names) if names else None, record["index"])
             try:
-                info = reader.info(source)
+                info = reader.info(ImageSource.of(record))
             except RowRejected:
                 continue
             return len(info.channels) * max(info.height_px * info.width_px, cfg.tile_px**2)

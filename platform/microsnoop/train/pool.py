@@ -18,6 +18,7 @@ from torch import Tensor
 
 from microsnoop.core.errors import InputError
 from microsnoop.io.parts import write_atomic
+from microsnoop.ops.crops import source_weights
 from microsnoop.ops.modes import keyed_generator
 from microsnoop.train.tiles import TileBatch
 
@@ -100,13 +101,6 @@ def collect(batches: Iterable[TileBatch], *, alpha: float) -> Pool:
         torch.from_numpy(pixels), ids[order], sources, columns["image"].astype(str)[order],
         columns["kind"].astype(str)[order], source_weights(sources, alpha=alpha), tuple(sorted(problems)),
     )  # fmt: skip
-
-
-def source_weights(sources: NDArray[np.str_], *, alpha: float) -> NDArray[np.float64]:
-    """Return how likely each tile is drawn: a source of n tiles has probability ∝ n^alpha (spec, section 1)."""
-    _, which, counts = np.unique(sources, return_inverse=True, return_counts=True)
-    weights = counts[which] ** (alpha - 1.0)
-    return weights / weights.sum()
 
 
 def hold_out(pool: Pool, *, share: float, alpha: float, seed: int) -> tuple[Pool, Pool]:

@@ -90,10 +90,8 @@ def _tiles_of(record: TileRow, reader: ImageReader, cfg: InputConfig, tile_px: i
         "kind": str(record.get("meta_kind") or ""),
         "problem": "",
     }
-    names = record["uri_channels"]
-    source = ImageSource(tuple(record["uris"]), tuple(names) if names else None, record["index"])
     try:
-        image = reader.read(source, channels=cfg.channels)
+        image = reader.read(ImageSource.of(record), channels=cfg.channels)
     except RowRejected as error:
         yield base | {"tile_id": record["image_id"], "problem": f"{error.code}: {error.message}"}
         return

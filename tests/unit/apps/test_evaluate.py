@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from sklearn.metrics import matthews_corrcoef
 from microsnoop.core.config_file import load_settings
 from microsnoop.core.evaluate_config import EvaluateConfig
 from microsnoop.io.labelled import read_labelled
-from microsnoop_apps import cli
 from microsnoop_apps.evaluation.recipes import load_recipes
 from microsnoop_apps.evaluation.report import NO_BASELINES
 from microsnoop_apps.evaluation.sources import anndata_source
@@ -27,18 +25,6 @@ from microsnoop_apps.evaluation.tables import markdown, percent
 ROOT = Path(__file__).parents[3]
 RECIPES = sorted((ROOT / "configs" / "evaluate").glob("*.yaml"))
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    def command(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["microsnoop", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out = capsys.readouterr()
-        return int(caught.value.code or 0), out.out, out.err
-
-    return command
 
 
 @pytest.fixture

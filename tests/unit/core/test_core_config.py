@@ -458,7 +458,7 @@ def test_another_pixel_size_gives_another_row_key_where_it_sets_the_scale(tmp_pa
     import numpy as np
     from PIL import Image
 
-    from microsnoop.io.images import ImageReader
+    from microsnoop.io.images import ImageReader, ImageSource
     from microsnoop.io.manifest import read_records
     from microsnoop.pipelines.samples import ReadJob, samples_of
 
@@ -476,20 +476,13 @@ def test_another_pixel_size_gives_another_row_key_where_it_sets_the_scale(tmp_pa
         )
         (record,) = read_records(cfg.input).records.to_pylist()
         with ImageReader(limit_px=10**6) as reader:
-            names = reader.read(_source(record)).channels
+            names = reader.read(ImageSource.of(record)).channels
             job = ReadJob(cfg, tuple(names), 224, digest(cfg.processing()), session="1")
             (row,) = samples_of(record, reader, job)
         found.append((row["factor"], row["row_key"]))
     (factor_a, key_a), (factor_b, key_b) = found
     assert (factor_a, factor_b) == (1.0, 0.5)
     assert key_a != key_b
-
-
-def _source(record: dict[str, Any]) -> Any:
-    from microsnoop.io.images import ImageSource
-
-    names = record["uri_channels"]
-    return ImageSource(tuple(record["uris"]), tuple(names) if names else None, record["index"])
 
 
 # ---------------------------------------------------------------- digest

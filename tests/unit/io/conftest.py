@@ -207,6 +207,15 @@ def result_rows() -> Callable[..., pa.Table]:
 
 
 @pytest.fixture
+def records(tmp_path: Path) -> pa.Table:
+    """An input list of seven files, in tmp_path/in."""
+    (tmp_path / "in").mkdir()
+    for i in range(7):
+        (tmp_path / "in" / f"{i}.png").write_bytes(b"x")
+    return read_records(InputConfig(folder=str(tmp_path / "in"))).records
+
+
+@pytest.fixture
 def begin_run(tmp_path: Path) -> Callable[..., RunStore]:
     """Make a run directory that knows its inputs and settings and has no rows yet."""
 

@@ -33,14 +33,6 @@ with RunStore(Path(sys.argv[1])).lock():
 
 
 @pytest.fixture
-def records(tmp_path: Path) -> pa.Table:
-    (tmp_path / "in").mkdir()
-    for i in range(7):
-        (tmp_path / "in" / f"{i}.png").write_bytes(b"x")
-    return read_records(InputConfig(folder=str(tmp_path / "in"))).records
-
-
-@pytest.fixture
 def store(records: pa.Table, begin_run: Callable[..., RunStore]) -> RunStore:
     return begin_run(records)
 

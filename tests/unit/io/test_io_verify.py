@@ -21,14 +21,6 @@ from microsnoop.io.writer import RunWriter
 
 
 @pytest.fixture
-def records(tmp_path: Path) -> pa.Table:
-    (tmp_path / "in").mkdir()
-    for i in range(7):
-        (tmp_path / "in" / f"{i}.png").write_bytes(b"x")
-    return read_records(InputConfig(folder=str(tmp_path / "in"))).records
-
-
-@pytest.fixture
 def run(
     records: pa.Table,
     begin_run: Callable[..., RunStore],

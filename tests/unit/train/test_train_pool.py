@@ -19,9 +19,10 @@ from microsnoop.core.config import InputConfig
 from microsnoop.core.errors import InputError
 from microsnoop.core.pretrain_config import PoolConfig
 from microsnoop.io.manifest import read_records
+from microsnoop.ops.crops import source_weights
 from microsnoop.train.dataset import StreamSource, plan_pool
 from microsnoop.train.loop import Share
-from microsnoop.train.pool import Pool, collect, hold_out, is_held, source_weights
+from microsnoop.train.pool import Pool, collect, hold_out, is_held
 from microsnoop.train.tiles import TileBatch, as_batch, cut_tiles, decode_tiles
 
 
