@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
@@ -39,6 +40,7 @@ class PoolPlan:
     bytes: int
     source_counts: Mapping[str, int]
     files: tuple[str, ...] = ()
+    records: pa.Table | None = None  # of images; workers get none
 
     def describe(self) -> str:
         """Say it in a line."""
@@ -59,6 +61,7 @@ def plan_pool(cfg: PoolConfig) -> PoolPlan:
         files = tuple(sorted(uri for uri in list_files(cfg.shards) if uri.endswith(".parquet")))
         if not files:
             raise InputError(f"there is no .parquet file in {cfg.shards}")
+        records = None
         sources = [str(source) for uri in files for source in _column(uri, "source")]
         size = len(sources) * cfg.tile_px**2
     else:
@@ -70,9 +73,8 @@ def plan_pool(cfg: PoolConfig) -> PoolPlan:
     names, counts = np.unique(sources, return_counts=True)
     fits = size <= cfg.memory_gb * 2**30
     placement = cfg.placement if cfg.placement != "auto" else ("memory" if fits else "stream")
-    return PoolPlan(
-        placement, len(sources), size, dict(zip(names.tolist(), counts.tolist(), strict=True)), files
-    )
+    counted = dict(zip(names.tolist(), counts.tolist(), strict=True))
+    return PoolPlan(placement, len(sources), size, counted, files, records)
 
 
 def tile_dataset(cfg: PoolConfig, plan: PoolPlan) -> Dataset:
@@ -88,7 +90,8 @@ def tile_dataset(cfg: PoolConfig, plan: PoolPlan) -> Dataset:
             zero_copy_batch=True,
         )
     assert cfg.images is not None
-    records = read_records(cfg.images).records
+    assert plan.records is not None
+    records = plan.records
     blocks = [
         records.slice(start, _IMAGES_PER_BLOCK) for start in range(0, records.num_rows, _IMAGES_PER_BLOCK)
     ]

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,8 @@ def _fit(cfg: PretrainConfig, plan: TrainPlan, folder: Path) -> None:
     from ray.train.torch import TorchTrainer
 
     splits = [] if plan.pool.placement == "memory" else ["tiles"]
-    job = WorkerJob(cfg, str(folder), plan.device, plan.precision, plan.compile, plan.threads, plan.pool)
+    pool = replace(plan.pool, records=None)
+    job = WorkerJob(cfg, str(folder), plan.device, plan.precision, plan.compile, plan.threads, pool)
     trainer = TorchTrainer(
         work,
         train_loop_config={"job": job},
