@@ -19,6 +19,8 @@ from microsnoop.core.errors import ConfigError, MicrosnoopError
 from microsnoop_apps.cli_evaluate import evaluate
 from microsnoop_apps.cli_models import models_app
 from microsnoop_apps.cli_pretrain import pretrain
+from microsnoop_apps.cli_segment import segment
+from microsnoop_apps.cli_views import gallery, overlay
 
 app = typer.Typer(
     help="Microscopy images to embeddings to AnnData, every row accounted for.",
@@ -30,6 +32,7 @@ app = typer.Typer(
 )
 app.add_typer(models_app, name="models")
 app.command()(pretrain)
+app.command()(segment)
 
 
 class State:
@@ -44,6 +47,7 @@ class Mode(StrEnum):
     rescale = "rescale"
     native = "native"
     tile = "tile"
+    crop = "crop"
 
 
 class VectorPooling(StrEnum):
@@ -95,6 +99,9 @@ def embed(
         str, typer.Option(help="A table of cells (image, x_px, y_px, or boxes) to cut out.")
     ] = "",
     cell_size_px: Annotated[int, typer.Option(help="Side of the window around each centre of --cells.")] = 0,
+    masks: Annotated[
+        str, typer.Option(help="Label images for --mode crop: a folder, or a pattern with the same fields.")
+    ] = "",
     run_dir: Annotated[
         str, typer.Option(help="Where the run is written; the same directory resumes it.")
     ] = "",
@@ -105,7 +112,8 @@ def embed(
         VectorPooling | None, typer.Option(help="The encoder's own head, or the paper's plain mean.")
     ] = None,
     mode: Annotated[
-        Mode | None, typer.Option(help="rescale to the input, keep native scale, or tile.")
+        Mode | None,
+        typer.Option(help="rescale to the input, keep native scale, tile, or crop around each cell."),
     ] = None,
     input_px: Annotated[int, typer.Option(help="Side of the encoder's input, a multiple of 8.")] = 0,
     device: Annotated[Optional[Device], typer.Option(help="Where the encoder runs.")] = None,  # noqa: UP045
@@ -144,8 +152,9 @@ def embed(
 
     given = {
         "input.folder": folder, "input.manifest": manifest, "input.pattern": pattern, "input.cells": cells,
-        "input.cell_size_px": cell_size_px, "input.limit": limit, "run_dir": run_dir, "encoder": encoder,
-        "pooling": pooling, "mode": mode, "input_px": input_px, "export": export, "execution.device": device,
+        "input.cell_size_px": cell_size_px, "input.masks": masks, "input.limit": limit,
+        "run_dir": run_dir, "encoder": encoder, "pooling": pooling, "mode": mode, "input_px": input_px,
+        "export": export, "execution.device": device,
         "execution.precision": precision, "execution.memory_gb": memory_gb,
         "execution.batch_planes": batch_planes, "execution.actors": actors, "execution.address": address,
     }  # fmt: skip
@@ -182,13 +191,19 @@ def retry(run: RunDir) -> None:
 def export(
     run: RunDir,
     out: Annotated[Optional[Path], typer.Option(help=".h5ad or .zarr; default RUN.h5ad.")] = None,  # noqa: UP045
-    level: Annotated[str, typer.Option(help="sample, image (tiles averaged), or auto.")] = "auto",
+    level: Annotated[
+        str,
+        typer.Option(help="sample, image (tiles to one row), field (all of an image to one row), or auto."),
+    ] = "auto",
     fuse: Annotated[str, typer.Option(help="concat, mean or chans; default as configured.")] = "",
+    aggregate: Annotated[
+        str, typer.Option(help="mean, median, mean_std, trimmed or modz: how rows become one.")
+    ] = "mean",
 ) -> None:
     """Write a run as AnnData, in bounded memory."""
     from microsnoop_apps import commands
 
-    commands.export(run, out, level=level, fuse=fuse)
+    commands.export(run, out, level=level, fuse=fuse, aggregate=aggregate)
 
 
 @app.command()
@@ -213,6 +228,8 @@ def demo(out: Annotated[Path, typer.Option(help="Folder for the results.")] = Pa
     raise typer.Exit(run_demo(out))
 
 
+app.command()(gallery)
+app.command()(overlay)
 app.command()(evaluate)
 
 

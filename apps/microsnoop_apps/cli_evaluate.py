@@ -12,7 +12,8 @@ def evaluate(
     recipes: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Argument(
-            help="Names in configs/evaluate, YAML files, or .h5ad / .zarr files with --label. Default: all recipes.",
+            help="Names in configs/evaluate, YAML files, or .h5ad / .zarr files with --label. Default: all recipes "
+            "without variants.",
             metavar="[RECIPE]...",
         ),
     ] = None,
@@ -53,12 +54,15 @@ def evaluate(
     A recipe says which rows, which label and which groups. Every encoder embeds the same rows; nearest
     neighbours and a logistic probe then guess the label in folds, with intervals and paired comparisons.
     Beside the encoder stand an untrained one, hand-crafted features, ImageNet EfficientNet-lite0 and chance.
+    A recipe with variants compares ways to embed the same images: whole, in tiles, by their cells.
 
     Examples
     --------
       microsnoop evaluate --max-per-class 60
 
       microsnoop evaluate jurkat-7 rbc12-cells --encoder snoop-trial --encoder my.safetensors --pool tiles/
+
+      microsnoop evaluate rbc-disease-modes
 
       microsnoop evaluate runs/first.h5ad --label phase --group plate --no-baselines
     """

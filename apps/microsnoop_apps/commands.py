@@ -108,11 +108,11 @@ def retry(run: Path, *, debug: bool) -> int:
     return exit_code(summary, cfg.max_reject_fraction)
 
 
-def export(run: Path, out: Path | None, *, level: str, fuse: str) -> None:
+def export(run: Path, out: Path | None, *, level: str, fuse: str, aggregate: str = "mean") -> None:
     """Write AnnData and say where."""
     from microsnoop_integrations.anndata_io import export as write
 
-    path = write(run, out, level=level, fuse=fuse)
+    path = write(run, out, level=level, fuse=fuse, aggregate=aggregate)
     say(f"AnnData: {path}")
 
 

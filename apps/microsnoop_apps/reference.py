@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from microsnoop.core.config import EmbedConfig, Settings
+from microsnoop.core.config import EmbedConfig, InputConfig
 from microsnoop.core.evaluate_config import EvaluateConfig
 from microsnoop.core.pretrain_config import PretrainConfig
+from microsnoop.core.settings import Settings
 
 TARGET = Path("docs/configuration.md")
 _HEAD = """# Configuration of an embedding run
@@ -65,24 +66,22 @@ def _rows(model: type[Settings], prefix: str) -> list[str]:
             rows += _rows(inner, f"{prefix}{name}.")
         else:
             text = (field.description or "").replace("|", "\\|")
-            rows.append(f"| `{prefix}{name}` | {_type(field)} | {_default(field)} | {text} |\n")
+            rows.append(f"| `{prefix}{name}` | {_type(field.annotation)} | {_default(field)} | {text} |\n")
     return rows
 
 
-def _type(field: FieldInfo) -> str:
-    text = re.sub(
-        r"Annotated\[(\w+), FieldInfo\(.*?\]\)\]", r"\1", str(field.annotation).replace("typing.", "")
-    )
-    if isinstance(field.annotation, type) and "[" not in text:
-        text = field.annotation.__name__
-    return (
-        text.replace("microsnoop.core.config.InputConfig", "section `input`")
-        .replace("microsnoop.core.pretrain_config.", "")
-        .replace("Literal", "one of ")
-        .replace(" | None", "")
-        .replace("|", "or")
-        .replace("NoneType", "null")
-    )
+def _type(annotation: Any) -> str:
+    """Return a type as a reader of YAML needs it: without what only pydantic wants to know, and without null."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type(inner[0])
+    if origin is Literal:
+        return f"one of {list(inner)}"
+    if origin in (Union, UnionType):
+        return " or ".join(_type(one) for one in inner if one is not NoneType)
+    if origin is not None:
+        return f"{origin.__name__}[{', '.join('...' if one is ... else _type(one) for one in inner)}]"
+    return "section `input`" if annotation is InputConfig else str(annotation.__name__)
 
 
 def _default(field: FieldInfo) -> str:

@@ -165,6 +165,11 @@ class ProgressLine:
             progress.seconds_left,
         )
 
+    def counting(self, done: int, total: int, counts: str, *, per_s: float) -> None:
+        """Show how many of how many things are done."""
+        left = (total - done) / per_s if per_s else None
+        self._show(done, total, counts, f"{per_s:.1f} a second", left)
+
     def training(self, progress: TrainProgress) -> None:
         """Show the state of a training run."""
         self._show(

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import sparse
 
 from microsnoop.core.errors import ConfigError
 from microsnoop.core.schema import Key
@@ -29,15 +32,30 @@ def neighbours_umap_leiden(
     """Add ``obsm["X_pca"]``, a neighbour graph, ``obsm["X_umap"]`` and ``obs["leiden"]`` to ``data``.
 
     Distances are cosine, on the principal components (all rows, capped at min(N, features) - 1). The same seed
-    gives the same result on one machine.
+    gives the same result on one machine. Rows without a vector (NaN in ``X``: a field without cells, a channel
+    that is missing) are left out, with a warning that counts them: they stay in ``data``, with NaN coordinates, no
+    neighbours and no cluster.
 
     Raises
     ------
     ConfigError
-        Fewer than four rows: there is no neighbourhood to speak of.
+        Fewer than four rows with a vector: there is no neighbourhood to speak of.
     """
-    if data.n_obs < _MIN_ROWS:
-        raise ConfigError(f"a UMAP needs at least {_MIN_ROWS} rows, there are {data.n_obs}")
+    # a row's sum is NaN where any of its numbers is, and needs no copy of X
+    there = ~np.isnan(np.asarray(data.X.sum(axis=1), np.float64).ravel())
+    if there.sum() < _MIN_ROWS:
+        of = "" if there.all() else f" with a vector, of {data.n_obs}"
+        raise ConfigError(f"a UMAP needs at least {_MIN_ROWS} rows, there are {there.sum()}{of}")
+    if there.all():
+        _add_map(data, n_neighbours, n_components, resolution, seed=seed)
+        return
+    log.warning("%s", _left_out(data, there))
+    part = data[there].copy()
+    _add_map(part, n_neighbours, n_components, resolution, seed=seed)
+    _take_over(data, part, there)
+
+
+def _add_map(data: ad.AnnData, n_neighbours: int, n_components: int, resolution: float, *, seed: int) -> None:
     import scanpy as sc
 
     components = min(n_components, data.n_obs - 1, data.n_vars - 1)
@@ -57,8 +75,41 @@ def neighbours_umap_leiden(
     )  # fmt: skip
 
 
+def _left_out(data: ad.AnnData, there: NDArray[np.bool_]) -> str:
+    """Say how many rows have no vector, or only a part of one."""
+    lacking = data.X[~there]
+    empty = int(np.isnan(lacking.toarray() if sparse.issparse(lacking) else lacking).all(axis=1).sum())
+    counts = {
+        "no vector (n_cells = 0)": empty,
+        "a vector that lacks a channel": len(there) - int(there.sum()) - empty,
+    }
+    found = " and ".join(f"{n} of {data.n_obs} rows have {what}" for what, n in counts.items() if n)
+    return f"{found} and were left out of neighbours, UMAP and clusters"
+
+
+def _take_over(data: ad.AnnData, part: ad.AnnData, there: NDArray[np.bool_]) -> None:
+    """Give ``data`` what was computed on its rows ``there``; the other rows get NaN and no neighbours."""
+    rows = np.flatnonzero(there)
+    for key in ("X_pca", "X_umap"):
+        values = np.full((data.n_obs, part.obsm[key].shape[1]), np.nan, part.obsm[key].dtype)
+        values[rows] = part.obsm[key]
+        data.obsm[key] = values
+    for key in ("distances", "connectivities"):
+        graph = sparse.coo_matrix(part.obsp[key])
+        places = (rows[graph.row], rows[graph.col])
+        data.obsp[key] = sparse.csr_matrix((graph.data, places), shape=(data.n_obs, data.n_obs))
+    codes = np.full(data.n_obs, -1)
+    codes[rows] = part.obs[Key.LEIDEN].cat.codes
+    data.obs[Key.LEIDEN] = pd.Categorical.from_codes(codes, categories=part.obs[Key.LEIDEN].cat.categories)
+    data.varm["PCs"] = part.varm["PCs"]
+    for key in ("pca", "neighbors", "umap", Key.LEIDEN):
+        data.uns[key] = part.uns[key]
+
+
 def plot_umap(data: ad.AnnData, path: Path, *, color: str | None = None, title: str = "") -> Path:
     """Save a UMAP picture, coloured by a column of ``obs`` (default: the Leiden clusters).
+
+    Rows without coordinates are not in it.
 
     Raises
     ------
@@ -75,10 +126,11 @@ def plot_umap(data: ad.AnnData, path: Path, *, color: str | None = None, title: 
         raise ConfigError(
             f"obs has no column {color!r}", hint=f"it has {', '.join(map(str, data.obs.columns))}"
         )
-    xy, values = np.asarray(data.obsm["X_umap"]), data.obs[color]
+    shown = np.isfinite(data.obsm["X_umap"]).all(axis=1)
+    xy, values = np.asarray(data.obsm["X_umap"])[shown], data.obs[color][shown]
     figure = Figure(figsize=(7.2, 5.4), layout="constrained")
     axes = figure.add_subplot()
-    size = float(np.clip(20_000 / data.n_obs, 0.5, 24))
+    size = float(np.clip(20_000 / len(xy), 0.5, 24))
     if values.dtype.kind in "fiu":
         points = axes.scatter(
             xy[:, 0], xy[:, 1], c=values.to_numpy(float), s=size, linewidths=0, cmap="viridis"

@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 
 from microsnoop_apps.evaluation.scores import CHANCE, KNN, PROBE, Judged, SetScores
 
-# Okabe and Ito's palette, distinguishable with every common colour vision
+# Okabe and Ito's palette, distinguishable with every common colour vision; hatched when it is used up
 _PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+_HATCHES = ("", "///", "...", "xxx")
 _CHANCE = "chance: majority"
 
 
@@ -28,7 +29,8 @@ def bar_chart(results: Sequence[SetScores], path: Path) -> Path:
                 for place, r in zip(places, results, strict=True)
                 if name in r.names
             ]
-            _bars(axes, shown, width, _PALETTE[i % len(_PALETTE)])
+            turn, place = divmod(i, len(_PALETTE))
+            _bars(axes, shown, width, _PALETTE[place], _HATCHES[turn % len(_HATCHES)])
         for s, result in enumerate(results):
             level = 100 * result.find(_CHANCE, CHANCE).scores.balanced_accuracy
             axes.plot([s - 0.45, s + 0.45], [level, level], color="black", linewidth=1, linestyle=":")
@@ -66,7 +68,9 @@ def confusion_picture(result: SetScores, name: str, path: Path) -> Path:
     return path
 
 
-def _bars(axes, shown: list[tuple[float, Judged]], width: float, color: str) -> None:  # type: ignore[no-untyped-def]
+def _bars(  # type: ignore[no-untyped-def]
+    axes, shown: list[tuple[float, Judged]], width: float, color: str, hatch: str
+) -> None:
     values = [100 * judged.scores.balanced_accuracy for _, judged in shown]
     intervals = [judged.intervals["balanced_accuracy"] for _, judged in shown]
     # a bootstrap interval need not hold the value itself: an error bar has no negative length
@@ -74,5 +78,5 @@ def _bars(axes, shown: list[tuple[float, Judged]], width: float, color: str) -> 
     above = [max(0.0, 100 * i.high - v) for v, i in zip(values, intervals, strict=True)]
     axes.bar(
         [place for place, _ in shown], values, width * 0.92, color=color, yerr=[below, above],
-        error_kw={"linewidth": 1}, label=shown[0][1].signature,
+        error_kw={"linewidth": 1}, label=shown[0][1].signature, hatch=hatch, edgecolor="white" if hatch else None,
     )  # fmt: skip

@@ -30,7 +30,9 @@ def data_root(given: str) -> str:
 def load_recipes(
     names: Sequence[str], *, overrides: dict[str, Any], label: str = "", group: str = ""
 ) -> dict[str, EvaluateConfig]:
-    """Return the recipes asked for by name, in order; without names all of ``configs/evaluate``.
+    """Return the recipes asked for by name, in order; without names those of ``configs/evaluate``.
+
+    Recipes with variants compare ways to embed, not encoders: they only come when they are asked for.
 
     Parameters
     ----------
@@ -60,7 +62,7 @@ def load_recipes(
         if path.stem in recipes:
             raise ConfigError(f"two recipes are named {path.stem!r}", hint="rename one of the files")
         recipes[path.stem] = recipe
-    return recipes
+    return {name: recipe for name, recipe in recipes.items() if names or not recipe.variants}
 
 
 def _find(name: str) -> Path:

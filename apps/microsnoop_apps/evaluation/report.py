@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,9 @@ kNN: cosine, {folds} folds stratified by class, whole groups; k chosen on each t
 the folds, ± its standard deviation over them. Probe: logistic regression on standardised vectors. Intervals are 95 %:
 Wilson for accuracy without groups, else bootstrap over rows or whole groups. All encoders of a set are judged on the
 same rows and folds; McNemar's test is exact and takes rows as independent, so where there are groups read the
-bootstrap interval of the difference. `metrics.parquet` has every number, `predictions.parquet` every answer.
+bootstrap interval of the difference. Variants differ in how images become vectors: each is compared with the first one
+of its encoder, and encoders are compared by their first ones. `metrics.parquet` has every number,
+`predictions.parquet` every answer.
 """
 
 
@@ -93,7 +96,7 @@ def write_report(
 def scores_markdown(results: Sequence[SetScores]) -> str:
     """Return one table of all sets, with the mean over the sets last."""
     rows = [[r.name, *row] for r in results for row in tables.set_rows(r)]
-    if len(results) > 1:
+    if len(results) > 1:  # only of encoders that every set has under the same name
         rows += [["**mean**", *row] for row in tables.mean_rows(results)]
     return tables.markdown(("set", *tables.HEADER), rows)
 
@@ -107,11 +110,13 @@ def _section(result: SetScores, leak: Leakage, pool: Hashes | None, out: Path) -
             f"Groups: {len(set(result.rows.groups)):,} ({result.recipe.group}), never on two sides.\n"
         )
     lines += [f"Note: {note}.\n" for note in result.notes]
+    if result.recipe.variants:
+        lines.append(_variants(result))
     lines.append(_left_out(result))
     if result.comparisons:
         lines.append(tables.markdown(tables.COMPARISON_HEADER, tables.comparison_rows(result)))
     for name in result.tested:
-        file = f"confusion-{result.name}-{name}.png"
+        file = f"confusion-{result.name}-{result.find(name, KNN).file_name}.png"
         confusion_picture(result, name, out / file)
         lines.append(f"![confusion matrix of {name} on {result.name}]({file})\n")
     lines.append(f"L{leak.sentence(pool)[1:]}.\n")
@@ -120,6 +125,13 @@ def _section(result: SetScores, leak: Leakage, pool: Hashes | None, out: Path) -
         for hit in leak.hits[:_SHOWN_HITS]
     ]
     return "\n".join(lines) + "\n"
+
+
+def _variants(result: SetScores) -> str:
+    """Return the settings of each variant, as a table."""
+    shared = json.dumps(result.recipe.embed.model_dump(mode="json", exclude_unset=True))
+    rows = [[name, f"`{json.dumps(changes)}`"] for name, changes in result.recipe.variants.items()]
+    return f"All variants: `{shared}`\n\n" + tables.markdown(("variant", "settings laid over it"), rows)
 
 
 def _left_out(result: SetScores) -> str:

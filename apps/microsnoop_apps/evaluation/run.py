@@ -11,7 +11,7 @@ from typing import Any
 from microsnoop.core.config import EmbedConfig, InputConfig, digest
 from microsnoop.core.config_file import build_config
 from microsnoop.core.errors import ConfigError, InputError
-from microsnoop.core.evaluate_config import EvaluateConfig
+from microsnoop.core.evaluate_config import EvaluateConfig, RecipeEmbedConfig
 from microsnoop.io.labelled import LabelledRows, choose_rows, read_labelled, write_input
 from microsnoop.io.manifest import InputList
 from microsnoop.io.opener import is_remote
@@ -22,7 +22,7 @@ from microsnoop.pipelines.measure import FEATURES
 from microsnoop_apps.evaluation import tables
 from microsnoop_apps.evaluation.report import NO_BASELINES, Leakage, write_report
 from microsnoop_apps.evaluation.scores import SetScores, score_set
-from microsnoop_apps.evaluation.sources import BASELINES, Source, anndata_source, encoder_source
+from microsnoop_apps.evaluation.sources import BASELINES, Source, anndata_source, encoder_sources
 from microsnoop_apps.terminal import native_messages_held, say, show_rows, show_table
 
 
@@ -74,7 +74,7 @@ def evaluate(job: Job) -> list[SetScores]:
         for number, (name, recipe) in enumerate(job.recipes.items(), start=1):
             say(f"\n== {name} ({number} of {len(job.recipes)}): {recipe.title}")
             sources, images = _sources(name, recipe, chosen[name], job, encoders)
-            tested = [s.name for s in sources if s.name not in BASELINES or s.name in encoders]
+            tested = [s.name for s in sources if s.encoder not in BASELINES or s.encoder in encoders]
             result = score_set(name, recipe, chosen[name].rows, sources, tested=tested)
             leaks[name] = _leakage(images, pool)
             _show(result, leaks[name].sentence(pool))
@@ -132,19 +132,35 @@ def _check(job: Job, encoders: list[str]) -> None:
 def _sources(
     name: str, recipe: EvaluateConfig, chosen: _Chosen, job: Job, encoders: list[str]
 ) -> tuple[list[Source], InputConfig | None]:
-    """Return everything to be judged on the rows of a recipe, and the images they come from."""
+    """Return everything to be judged on the rows of a recipe, and the images they come from.
+
+    Encoders under test are judged in every variant, mere baselines in the first one.
+    """
     sources = list(chosen.given)
     if chosen.inputs is None or recipe.input is None:
         return sources, None
     images, key = write_input(chosen.inputs, chosen.rows, recipe.input, folder=job.out / "inputs")
-    folder = job.out / "embeddings" / digest([key, recipe.embed.model_dump(mode="json")])[:12]
-    wanted = [*encoders, *(BASELINES if job.baselines else ())]
-    for encoder in dict.fromkeys(wanted):
-        say(f"\n-- {name}: {encoder}")
-        sources.append(
-            encoder_source(encoder, recipe, images, folder=folder, execution=job.execution, debug=job.debug)
-        )
+    runs = _runs(recipe, key)
+    reference = next(iter(recipe.embeddings()))
+    for encoder in dict.fromkeys([*encoders, *(BASELINES if job.baselines else ())]):
+        for folder, embeds in runs.items():
+            wanted = {v: e for v, e in embeds.items() if encoder in encoders or v == reference}
+            if not wanted:
+                continue
+            say(f"\n-- {name}: " + ", ".join([encoder, *filter(None, wanted)]))
+            sources += encoder_sources(
+                encoder, wanted, images, folder=job.out / "embeddings" / folder,
+                execution=job.execution, debug=job.debug,
+            )  # fmt: skip
     return sources, images
+
+
+def _runs(recipe: EvaluateConfig, key: str) -> dict[str, dict[str, RecipeEmbedConfig]]:
+    """Return the folders of a recipe's runs, and the variants that are made of each: they share its rows."""
+    runs: dict[str, dict[str, RecipeEmbedConfig]] = {}
+    for variant, embed in recipe.embeddings().items():
+        runs.setdefault(digest([key, embed.run_settings()])[:12], {})[variant] = embed
+    return runs
 
 
 def _pool(job: Job) -> Hashes | None:
@@ -174,9 +190,10 @@ def _show(result: SetScores, leakage: str) -> None:
 
 
 def _conclude(results: list[SetScores], report: Path, job: Job) -> None:
-    if len(results) > 1:
+    means = tables.mean_rows(results) if len(results) > 1 else []
+    if means:
         say(f"\nMean over {len(results)} sets, each counting the same (per cent)")
-        show_table(tables.HEADER, tables.mean_rows(results))
+        show_table(tables.HEADER, means)
     if not job.baselines:
         say(f"\n*** {NO_BASELINES} ***")
     say()

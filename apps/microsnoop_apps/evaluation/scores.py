@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from microsnoop.core.errors import InputError
-from microsnoop.core.evaluate_config import EvaluateConfig
+from microsnoop.core.evaluate_config import EvaluateConfig, variant_file
 from microsnoop.io.labelled import LabelledRows
 from microsnoop.ops.classify import (
     Predictions,
@@ -27,13 +28,18 @@ from microsnoop_apps.evaluation.sources import Source
 KNN, PROBE, CHANCE = "knn", "logistic", "chance"
 FOLDS, LEFT_OUT = "folds", "left-out"
 _MISSING = "not embedded by every encoder"
+_EMPTY = "without any embedded cell or tile"
 
 
 @dataclass(frozen=True)
 class Judged:
-    """One source (or a kind of chance) under one classifier, folded or left out, with all its scores."""
+    """One source (or a kind of chance) under one classifier, folded or left out, with all its scores.
+
+    ``embedding`` is the variant of the recipe that was embedded, empty where there are none.
+    """
 
     name: str
+    embedding: str
     sha256: str
     trained: bool
     classifier: str
@@ -48,6 +54,12 @@ class Judged:
     def signature(self) -> str:
         """Name and first 12 digits of the weights' SHA-256."""
         return self.name if self.classifier == CHANCE else f"{self.name} ({self.sha256[:12] or 'no weights'})"
+
+    @property
+    def file_name(self) -> str:
+        """Name as it stands in file names; an encoder's own name is left as it is."""
+        encoder = self.name.removesuffix(f", {self.embedding}")
+        return f"{encoder}-{variant_file(self.embedding)}" if self.embedding else encoder
 
 
 @dataclass(frozen=True)
@@ -79,14 +91,18 @@ class SetScores:
 def score_set(
     name: str, recipe: EvaluateConfig, rows: LabelledRows, sources: Sequence[Source], *, tested: Sequence[str]
 ) -> SetScores:
-    """Score all sources on the rows that every one of them has.
+    """Score all sources on the rows that every one of them has; images without any cell have none.
 
     Raises
     ------
     InputError
         Fewer than two classes or fewer groups than folds are left.
     """
-    rows = rows.keep(set.intersection(*(set(source.ids) for source in sources)), reason=_MISSING)
+    wanted = rows
+    known = rows.keep(
+        set.intersection(*({*source.ids, *source.empty} for source in sources)), reason=_MISSING
+    )
+    rows = known.keep(set(known.ids).difference(*(source.empty for source in sources)), reason=_EMPTY)
     classes, truth = np.unique(np.array(rows.classes, str), return_inverse=True)
     groups = None if rows.groups is None else np.unique(np.array(rows.groups, str), return_inverse=True)[1]
     try:
@@ -97,11 +113,9 @@ def score_set(
     judged = [one for source in sources for one in scorer.judge(source, rows)]
     judged += list(scorer.chance())
     comparisons = [
-        (classifier, a, b.name, scorer.compare(judged, classifier, a, b.name))
+        (classifier, a, b, scorer.compare(judged, classifier, a, b))
         for classifier in (KNN, PROBE)
-        for a in tested
-        for b in sources
-        if b.name != a
+        for a, b in _pairs(sources, tested)
     ]
     return SetScores(
         name=name,
@@ -114,8 +128,26 @@ def score_set(
         comparisons=tuple(comparisons),
         tested=tuple(tested),
         rejected={source.name: source.rejected_by_code for source in sources if source.rejected},
-        notes=tuple(_notes(truth, fold, classes)),
+        notes=(
+            *(source.note for source in sources if source.note),
+            *_lost(wanted, known, rows),
+            *_notes(truth, fold, classes),
+        ),
     )
+
+
+def _pairs(sources: Sequence[Source], tested: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield who is compared with whom: encoders by their first variants, a further variant with its first."""
+    first: dict[str, str] = {}
+    for source in sources:
+        first.setdefault(source.encoder, source.name)
+    for a in sources:
+        if a.name not in tested:
+            continue
+        if a.name != first[a.encoder]:
+            yield a.name, first[a.encoder]
+        else:
+            yield from ((a.name, b) for b in first.values() if b != a.name)
 
 
 class _Scorer:
@@ -147,13 +179,13 @@ class _Scorer:
             (KNN, LEFT_OUT, left_out),
             (PROBE, FOLDS, probe),
         ):
-            yield self._judged(source.name, source.sha256, source.trained, classifier, level, predictions)
+            yield self._judged(source, classifier, level, predictions)
 
     def chance(self) -> Iterator[Judged]:
         """Yield what is reached without looking at anything."""
         for name, strategy in (("chance: majority", "most_frequent"), ("chance: stratified", "stratified")):
             found = chance_folds(self._truth, fold=self._fold, strategy=strategy, seed=self._recipe.seed)  # type: ignore[arg-type]
-            yield self._judged(name, "", False, CHANCE, FOLDS, found)
+            yield self._judged(name, CHANCE, FOLDS, found)
 
     def compare(self, judged: Sequence[Judged], classifier: str, a: str, b: str) -> Comparison:
         """Compare two sources row by row."""
@@ -164,16 +196,17 @@ class _Scorer:
         }
         return compare(right[a], right[b], groups=self._groups, seed=self._recipe.seed)
 
-    def _judged(
-        self, name: str, sha256: str, trained: bool, classifier: str, level: str, found: Predictions
-    ) -> Judged:
+    def _judged(self, source: Source | str, classifier: str, level: str, found: Predictions) -> Judged:
+        """Score predictions of a source, or of a kind of chance."""
+        by = source if isinstance(source, Source) else None
         confusion = confusion_matrix(self._truth, found.classes, n_classes=self._n_classes)
         right = found.classes == self._truth
         folds = [float(right[self._fold == f].mean()) for f in range(self._recipe.folds)]
         return Judged(
-            name=name,
-            sha256=sha256,
-            trained=trained,
+            name=str(source) if by is None else by.name,
+            embedding="" if by is None else by.embedding,
+            sha256="" if by is None else by.sha256,
+            trained=by is not None and by.trained,
             classifier=classifier,
             level=level,
             predictions=found,
@@ -188,6 +221,16 @@ class _Scorer:
             ),
             accuracy_sd=float(np.std(folds, ddof=1)) if level == FOLDS else float("nan"),
         )
+
+
+def _lost(wanted: LabelledRows, known: LabelledRows, rows: LabelledRows) -> Iterator[str]:
+    """Say from which classes images without any cell or tile were left out, and which classes are gone."""
+    empty = Counter(known.classes) - Counter(rows.classes)
+    if empty:
+        yield f"left out {_EMPTY}: {', '.join(f'{name} {n:,}' for name, n in sorted(empty.items()))}"
+    gone = sorted(set(wanted.classes) - set(rows.classes))
+    if gone:
+        yield f"no row is left of {', '.join(gone)}"
 
 
 def _notes(truth: NDArray[np.int64], fold: NDArray[np.int64], classes: NDArray[np.str_]) -> Iterator[str]:

@@ -18,6 +18,7 @@ METRICS_SCHEMA = pa.schema(
     [
         ("set", pa.string()),
         ("encoder", pa.string()),
+        ("embedding", pa.string()),
         ("encoder_sha256", pa.string()),
         ("trained", pa.bool_()),
         ("metric", pa.string()),
@@ -39,6 +40,7 @@ PREDICTIONS_SCHEMA = pa.schema(
     [
         ("set", pa.string()),
         ("encoder", pa.string()),
+        ("embedding", pa.string()),
         ("encoder_sha256", pa.string()),
         ("variant", pa.string()),
         ("level", pa.string()),
@@ -99,9 +101,10 @@ def mean_rows(results: Sequence[SetScores]) -> list[list[str]]:
 
 
 CSV_HEADER = (
-    "set", "encoder", "encoder_sha256", "n", "classes", "knn_accuracy", "knn_accuracy_sd", "knn_accuracy_low",
-    "knn_accuracy_high", "knn_balanced_accuracy", "knn_mcc", "knn_macro_f1", "probe_accuracy", "probe_accuracy_sd",
-    "probe_accuracy_low", "probe_accuracy_high", "probe_balanced_accuracy", "probe_mcc", "probe_macro_f1",
+    "set", "encoder", "embedding", "encoder_sha256", "n", "classes", "knn_accuracy", "knn_accuracy_sd",
+    "knn_accuracy_low", "knn_accuracy_high", "knn_balanced_accuracy", "knn_mcc", "knn_macro_f1", "probe_accuracy",
+    "probe_accuracy_sd", "probe_accuracy_low", "probe_accuracy_high", "probe_balanced_accuracy", "probe_mcc",
+    "probe_macro_f1",
 )  # fmt: skip
 
 
@@ -112,7 +115,8 @@ def csv_rows(results: Sequence[SetScores]) -> list[list[object]]:
         chance = [j for j in result.judged if j.classifier == CHANCE]
         pairs = [(result.find(name, KNN), result.find(name, PROBE)) for name in result.names]
         for knn, probe in [*pairs, *((j, None) for j in chance)]:
-            row: list[object] = [result.name, knn.name, knn.sha256, len(result.truth), len(result.classes)]
+            row: list[object] = [result.name, knn.name, knn.embedding, knn.sha256]
+            row += [len(result.truth), len(result.classes)]
             for judged in (knn, probe):
                 row += [""] * 7 if judged is None else [f"{value:.6f}" for value in _numbers(judged)]
             rows.append(row)
@@ -184,6 +188,7 @@ def predictions_table(results: Sequence[SetScores]) -> pa.Table:
         for judged in result.judged:
             own = {
                 "encoder": [judged.name] * n,
+                "embedding": [judged.embedding] * n,
                 "encoder_sha256": [judged.sha256] * n,
                 "variant": [judged.classifier] * n,
                 "level": [judged.level] * n,
@@ -211,6 +216,7 @@ def _metrics(result: SetScores, judged: Judged) -> Iterator[dict[str, Any]]:
     shared = {
         "set": result.name,
         "encoder": judged.name,
+        "embedding": judged.embedding,
         "encoder_sha256": judged.sha256,
         "trained": judged.trained,
         "level": judged.level,
@@ -248,8 +254,9 @@ def _comparison_metrics(result: SetScores) -> Iterator[dict[str, Any]]:
     for classifier, a, b, c in result.comparisons:
         judged = result.find(a, classifier)
         shared = {
-            "set": result.name, "encoder": a, "encoder_sha256": judged.sha256, "trained": judged.trained,
-            "level": FOLDS, "variant": f"{classifier} against {b}", "n": len(result.truth), "seed": result.recipe.seed,
+            "set": result.name, "encoder": a, "embedding": judged.embedding, "encoder_sha256": judged.sha256,
+            "trained": judged.trained, "level": FOLDS, "variant": f"{classifier} against {b}", "n": len(result.truth),
+            "seed": result.recipe.seed,
         }  # fmt: skip
         yield shared | {
             "metric": "accuracy_difference",

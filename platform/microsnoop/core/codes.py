@@ -18,7 +18,25 @@ class RejectCode(StrEnum):
     CONSTANT_PLANE = "constant_plane"
     TOO_SMALL = "too_small"
     TOO_LARGE_FOR_NATIVE = "too_large_for_native"
+    EMPTY_MASK = "empty_mask"
+    BORDER_CELL = "border_cell"
+    AREA_OUT_OF_RANGE = "area_out_of_range"
+    OVERSIZE = "oversize"
+    NOT_DRAWN = "not_drawn"
+    BACKGROUND = "background"
     BAD_EMBEDDING = "bad_embedding"
+
+
+# What a selection leaves out on purpose: counted and named like every reject, but no sign of bad input.
+SELECTED_OUT = frozenset(
+    {
+        RejectCode.BORDER_CELL,
+        RejectCode.AREA_OUT_OF_RANGE,
+        RejectCode.OVERSIZE,
+        RejectCode.NOT_DRAWN,
+        RejectCode.BACKGROUND,
+    }
+)
 
 
 class Flag(StrEnum):
@@ -28,6 +46,10 @@ class Flag(StrEnum):
     CONSTANT_PLANE = "constant_plane"
     AUTO_TILED = "auto_tiled"
     CLIPPED_WINDOW = "clipped_window"
+    FRAGMENTED = "fragmented"
+    TRUNCATED = "truncated"
+    SHRUNK = "shrunk"
+    MISSING_CHANNEL = "missing_channel"
     ALPHA_DROPPED = "alpha_dropped"
     CMYK_CONVERTED = "cmyk_converted"
     FLOAT64_NARROWED = "float64_narrowed"

@@ -11,18 +11,10 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, model_validator
+from pydantic import Field, model_validator
 
-Channel = StrictStr | Annotated[StrictInt, Field(ge=0)]
-ChannelChoice = (
-    Annotated[list[Channel], Field(min_length=1)] | Annotated[dict[StrictStr, Channel], Field(min_length=1)]
-)
-
-
-class Settings(BaseModel):
-    """Base: unknown keys are errors, values cannot be changed after checking."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+from microsnoop.core.field_config import CropConfig, SegmentConfig
+from microsnoop.core.settings import ChannelChoice, Settings
 
 
 class InputConfig(Settings):
@@ -61,11 +53,32 @@ class InputConfig(Settings):
         default_factory=dict, description="Like `columns`, for the table of cells."
     )
     cell_size_px: int | None = Field(None, ge=1, description="Side of the window cut around each centre.")
+    masks: str | None = Field(
+        None,
+        description="Label images for mode crop: a folder with files of the same names, or a pattern with the "
+        "fields of `pattern`, e.g. `masks/{plate}/{well}_s{site}.tif`. A manifest names them in `mask_uri`.",
+    )
+    mask_kind: Literal["auto", "labels", "binary"] = Field(
+        "auto",
+        description="labels: one number an object. binary: every connected piece is one object. auto: labels, but "
+        "what looks binary is refused.",
+    )
+    missing_channel: Literal["reject", "mask"] = Field(
+        "reject",
+        description="An image without the file of one of its channels: reject it, or embed the others and leave "
+        "that channel's vector empty (NaN; flag `missing_channel`).",
+    )
     pixel_size_um: float | None = Field(
         None, gt=0, description="Pixel size of all images; overrides what the files say."
     )
     max_image_mpx: float = Field(
         200.0, gt=0, description="Largest image that is read, in megapixels a plane; larger is rejected."
+    )
+    block_px: int = Field(
+        2048,
+        ge=64,
+        description="Fields with a longer side are read and embedded in blocks of this side, where the file can be "
+        "read by region (tiled TIFF, .npy) and the mode allows it (tile, crop, a table of cells).",
     )
     min_side_px: int = Field(4, ge=1, description="Images and boxes with a shorter side are rejected.")
     limit: int | None = Field(None, ge=1, description="Use only the first so many images (a trial run).")
@@ -77,6 +90,8 @@ class InputConfig(Settings):
             raise ValueError(f"give exactly one of manifest, folder and pattern, got {given or 'none'}")
         if self.stack and self.cells:
             raise ValueError("stack and cells exclude each other: a stack's images are cut out already")
+        if self.masks and self.cells:
+            raise ValueError("masks and cells exclude each other: both say where the cells are")
         return self
 
 
@@ -132,6 +147,12 @@ class TileConfig(Settings):
     overlap: Annotated[float, Field(ge=0.05, le=0.5)] = Field(0.1, description="Overlap, 0.05 to 0.5.")
     rate: float = Field(1.0, gt=0, le=1, description="Share of the tiles to keep, drawn once an image.")
     norm: Literal["tile", "image"] = Field("tile", description="Scale each tile by itself or by its image.")
+    foreground: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Reject tiles with a smaller share of foreground (`background`), found as in `segment`.",
+    )
 
 
 class ExecutionConfig(Settings):
@@ -172,9 +193,10 @@ class EmbedConfig(Settings):
         description="encoder: vectors as the encoder's card says. paper: the plain mean of the last map of the "
         "published network, 256 numbers, from the same weights (docs/encoder.md).",
     )
-    mode: Literal["rescale", "native", "tile"] = Field(
+    mode: Literal["rescale", "native", "tile", "crop"] = Field(
         "rescale",
-        description="rescale: pad to a square and resize. native: keep the scale and pad. tile: cut windows.",
+        description="rescale: pad to a square and resize. native: keep the scale and pad. tile: cut windows. crop: "
+        "the region around each object of a mask.",
     )
     input_px: int | None = Field(
         None,
@@ -186,6 +208,10 @@ class EmbedConfig(Settings):
     normalise: NormaliseConfig = Field(default_factory=NormaliseConfig, description="Intensity scaling.")
     native: NativeConfig = Field(default_factory=NativeConfig, description="Settings of mode native.")
     tile: TileConfig = Field(default_factory=TileConfig, description="Settings of mode tile.")
+    segment: SegmentConfig = Field(
+        default_factory=SegmentConfig, description="How objects are found in mode crop without masks."
+    )
+    crop: CropConfig = Field(default_factory=CropConfig, description="Settings of mode crop.")
     seed: int = Field(0, ge=0, description="Seed of every random choice, keyed by image.")
     compat: list[Literal["pad_before_normalize"]] = Field(
         default_factory=list, description="Published behaviours brought back for parity; off by default."
@@ -203,18 +229,35 @@ class EmbedConfig(Settings):
     def _sides(self) -> EmbedConfig:
         if self.input_px is not None and self.input_px % 8:
             raise ValueError(f"input_px must be a multiple of 8, got {self.input_px}")
+        if self.mode == "crop" and self.input.cells:
+            raise ValueError("mode crop finds the cells itself: with input.cells use native or rescale")
+        if self.input.masks and self.mode != "crop":
+            raise ValueError(f"input.masks is for mode crop, not {self.mode}")
         return self
 
     def processing(self) -> dict[str, Any]:
-        """Return the settings that change the numbers of a row, and no others."""
+        """Return the settings that change the numbers of a row, and no others.
+
+        A setting that came later stands here only where it is in force: runs begun before keep their key.
+        """
         names = {"mode", "input_px", "antialias", "l2", "normalise", "native", "tile", "seed", "compat"}
         settings = self.model_dump(mode="json", include=names)
+        if not self.tile.foreground:
+            del settings["tile"]["foreground"]
         settings["channels"] = self.input.channels
         settings["cell_size_px"] = self.input.cell_size_px
         settings["min_side_px"] = self.input.min_side_px
         settings["max_image_mpx"] = self.input.max_image_mpx
-        if self.pooling != "encoder":  # runs begun before this setting existed keep their key
+        if self.pooling != "encoder":
             settings["pooling"] = self.pooling
+        if self.mode == "crop" or self.tile.foreground:
+            settings["segment"] = self.segment.model_dump(mode="json")
+        if self.mode == "crop":
+            settings["crop"] = self.crop.model_dump(mode="json")
+            settings["block_px"] = self.input.block_px
+            settings["mask_kind"] = self.input.mask_kind
+        if self.input.missing_channel != "reject":
+            settings["missing_channel"] = self.input.missing_channel
         return settings
 
 

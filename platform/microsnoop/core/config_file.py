@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from microsnoop.core.config import EmbedConfig, Settings
+from microsnoop.core.config import EmbedConfig
 from microsnoop.core.errors import ConfigError
+from microsnoop.core.settings import Settings
 
 Model = TypeVar("Model", bound=Settings)
 

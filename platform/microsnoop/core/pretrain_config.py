@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from microsnoop.core.config import InputConfig, Settings
+from microsnoop.core.config import InputConfig
+from microsnoop.core.settings import Settings
 
 Term = Literal["masked", "vicreg", "barlow", "dino"]
 _RUN_ONLY = {"run_dir", "execution", "report", "name"}

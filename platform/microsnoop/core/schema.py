@@ -14,12 +14,14 @@ from typing import Any
 
 import pyarrow as pa
 
+from microsnoop.core.codes import SELECTED_OUT as SELECTED_OUT
 from microsnoop.core.codes import Flag as Flag
 from microsnoop.core.codes import Kind as Kind
 from microsnoop.core.codes import RejectCode as RejectCode
 from microsnoop.core.codes import Stage as Stage
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE_VERSIONS = (1, 2)
 META_PREFIX = "meta_"
 SCHEMA_KEY = b"microsnoop"
 MAX_CHANNELS = 60
@@ -52,6 +54,18 @@ BOX_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
     ("height_px", pa.int64()),
     ("width_px", pa.int64()),
 )
+# Further columns of records, present only where something stands in them.
+MASK_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
+    ("mask_uri", pa.string()),
+    ("mask_fingerprint", pa.string()),
+)
+BLOCK_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
+    ("number", pa.int64()),  # a large field is several records, one a block
+    ("y0_px", pa.int64()),
+    ("x0_px", pa.int64()),
+    ("height_px", pa.int64()),
+    ("width_px", pa.int64()),
+)
 # What a sample, an embedding and a reject have in common: identity, place, source, provenance. Metadata is
 # not repeated in every row: it stands in records.parquet and cells.parquet and is joined by key at export,
 # so that a corrected plate map costs no embedding.
@@ -75,7 +89,24 @@ ROW_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
     ("flags", pa.list_(pa.string())),
     ("n_constant_planes", pa.int64()),
     ("row_key", pa.string()),
+    # since version 2; null where they do not apply
+    ("block", pa.int64()),  # which block of a large field
+    ("scale", pa.float64()),  # input pixels a pixel of the image
+    ("area_px", pa.int64()),  # of the object in the mask, as all that follow
+    ("centroid_y_px", pa.float64()),
+    ("centroid_x_px", pa.float64()),
+    ("object_y0_px", pa.int64()),
+    ("object_x0_px", pa.int64()),
+    ("object_height_px", pa.int64()),
+    ("object_width_px", pa.int64()),
+    ("n_border_px", pa.int64()),  # its pixels on the outermost rows and columns of the image
+    ("missing_channels", pa.list_(pa.string())),  # channels whose vector is NaN: no file
 )
+WINDOW_COLUMNS = ("y0_px", "x0_px", "height_px", "width_px")
+OBJECT_COLUMNS = (
+    "area_px", "centroid_y_px", "centroid_x_px", "object_y0_px", "object_x0_px", "object_height_px",
+    "object_width_px", "n_border_px",
+)  # fmt: skip
 # Pixels travel between the reading and the embedding stage in the dtype of the file.
 PIXEL_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
     ("pixels", pa.large_binary()),
@@ -102,6 +133,28 @@ def cell_id(image_id: str, label: str) -> str:
 def tile_id(parent_id: str, y0_px: int, x0_px: int) -> str:
     """Return the id of a tile: ``parent_id@y0,x0``, where the parent is an image or a cell."""
     return f"{parent_id}@{y0_px},{x0_px}"
+
+
+def block_id(image_id: str, number: int) -> str:
+    """Return the id of a row that stands for a whole block of a large field: ``image_id[block number]``."""
+    return f"{image_id}[block {number}]"
+
+
+def unit_ids(table: pa.Table) -> list[str]:
+    """Return what each record or row belongs to: an image, or one block of a large one.
+
+    ``table`` has ``image_id`` and, of a record, perhaps the struct ``block``; of a row, the number ``block``.
+    Samples are counted, resumed and verified by these units.
+    """
+    images: list[str] = table["image_id"].to_pylist()
+    if "block" not in table.schema.names:
+        return images
+    blocks = table["block"].to_pylist()
+    numbers = [block["number"] if isinstance(block, dict) else block for block in blocks]
+    return [
+        image if number is None else block_id(image, number)
+        for image, number in zip(images, numbers, strict=True)
+    ]
 
 
 def sample_schema() -> pa.Schema:

@@ -1,4 +1,4 @@
-"""What every image reader gives: an :class:`ImageFile` with a description and planes (C, H, W).
+"""What every image reader gives: an :class:`ImageFile` with a description and planes (C, H, W), whole or a part.
 
 A file is recognised by its first bytes, never by its extension.
 """
@@ -13,8 +13,9 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from microsnoop.core.errors import RowRejected
+from microsnoop.core.errors import MicrosnoopError, RowRejected
 from microsnoop.core.schema import MAX_CHANNELS, Flag, RejectCode
+from microsnoop.ops.geometry import Box
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".npy")
 RGB = ("red", "green", "blue")
@@ -28,11 +29,16 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"MM\x00+", "tiff"),
     (b"\x93NUMPY", "npy"),
 )
+_BYTES_A_READ = 2**22
 
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What a file holds, known from its header alone."""
+    """What a file holds, known from its header alone.
+
+    ``by_region``: a rectangle is read at a cost that grows with the rectangle, not with the image.
+    ``lossy``: the pixels were changed by the compression (JPEG), so they are no measurement of single values.
+    """
 
     n_images: int
     channels: tuple[str, ...]
@@ -40,6 +46,8 @@ class ImageInfo:
     width_px: int
     dtype: str
     pixel_size_um: float | None = None
+    by_region: bool = False
+    lossy: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,8 +63,23 @@ class ImageFile(Protocol):
 
     info: ImageInfo
 
-    def read(self, index: int) -> Pixels:
-        """Return the planes of one image of the file (index 0 where it holds only one)."""
+    def read(self, index: int, box: Box | None = None, *, channels: Sequence[int] | None = None) -> Pixels:
+        """Return the planes of one image of the file (index 0 where it holds only one).
+
+        Parameters
+        ----------
+        box
+            The part to return, inside the image; None: all of it.
+        channels
+            Positions of the planes to return, in this order; None: all of them.
+
+        Raises
+        ------
+        ValueError
+            ``box`` reaches over the border of the image.
+        RowRejected
+            As when the file is opened, and where what is asked has more pixels than the limit.
+        """
         ...
 
     def close(self) -> None:
@@ -85,20 +108,20 @@ def sniff(stream: BinaryIO, name: str) -> str:
     )
 
 
-def check_size(name: str, shape: Sequence[int], *, limit_px: int) -> None:
-    """Refuse an image (C, H, W) by its header, before anything is decompressed.
+def check_size(name: str, shape: Sequence[int], *, limit_px: int | None) -> None:
+    """Refuse an image (C, H, W), or the part of it that is to be read, before anything is decompressed.
 
     Raises
     ------
     RowRejected
-        More pixels a plane than ``limit_px``, more than 60 channels, or an empty side.
+        More pixels a plane than ``limit_px`` (None: any number), more than 60 channels, or an empty side.
     """
     channels, height, width = shape
     if min(channels, height, width) < 1:
         raise RowRejected(
             RejectCode.SHAPE_MISMATCH, f"{name}: an image of {height} × {width} px has no pixels"
         )
-    if height * width > limit_px:
+    if limit_px is not None and height * width > limit_px:
         raise RowRejected(
             RejectCode.DECODE_ERROR,
             f"{name}: {height:,} × {width:,} px is more than the limit of {limit_px / 1e6:g} megapixels; raise "
@@ -110,6 +133,65 @@ def check_size(name: str, shape: Sequence[int], *, limit_px: int) -> None:
             f"{name}: {channels} channels of {height} × {width} px; at most {MAX_CHANNELS} are supported "
             "(arrays are read as (C, H, W); a stack of images needs input.stack: true or an index column)",
         )
+
+
+def check_box(box: Box | None, info: ImageInfo, *, name: str, limit_px: int) -> None:
+    """Refuse a part (None: all) of an image that is not inside it, or is larger than ``limit_px``.
+
+    Raises
+    ------
+    ValueError
+        ``box`` reaches over the border.
+    RowRejected
+        More than ``limit_px`` pixels.
+    """
+    if box is not None and not box.inside(info.height_px, info.width_px):
+        raise ValueError(f"{name}: {box} is not inside the image of {info.height_px} × {info.width_px} px")
+    size = (info.height_px, info.width_px) if box is None else (box.height_px, box.width_px)
+    check_size(name, (1, *size), limit_px=limit_px)
+
+
+def part_of(pixels: Pixels, box: Box | None, channels: Sequence[int] | None) -> Pixels:
+    """Return some planes and a rectangle of pixels that were decoded whole."""
+    planes = pixels.planes
+    if channels is not None and list(channels) != list(range(len(planes))):
+        planes = planes[list(channels)]
+    if box is not None:
+        rows = slice(box.y0_px, box.y0_px + box.height_px)
+        # a copy, so that the whole image is not kept in memory by a piece of it
+        planes = planes[:, rows, box.x0_px : box.x0_px + box.width_px].copy()
+    return Pixels(planes, pixels.flags)
+
+
+def read_rectangle(
+    stream: Any, start: int, *, shape: tuple[int, int, int], dtype: np.dtype[Any], box: Box, name: str
+) -> NDArray[Any]:
+    """Return a rectangle (h, w, n) of a plane (H, W, n) whose bytes lie row by row from ``start`` on.
+
+    Only the rows of the box are read, and of them only its columns where that saves at least half.
+
+    Raises
+    ------
+    RowRejected
+        The file ends before them.
+    """
+    width, samples = shape[1:]
+    pixel_bytes = samples * dtype.itemsize
+    row_bytes, span_bytes = width * pixel_bytes, box.width_px * pixel_bytes
+    n_rows = max(1, _BYTES_A_READ // row_bytes) if 2 * span_bytes >= row_bytes else 1
+    result = np.empty((box.height_px, box.width_px, samples), dtype)
+    for y in range(0, box.height_px, n_rows):
+        rows = min(n_rows, box.height_px - y)
+        n_bytes = (rows - 1) * row_bytes + span_bytes
+        stream.seek(start + (box.y0_px + y) * row_bytes + box.x0_px * pixel_bytes)
+        data = stream.read(n_bytes)
+        if len(data) < n_bytes:
+            raise RowRejected(
+                RejectCode.DECODE_ERROR, f"{name}: truncated: the file ends before its pixels do"
+            )
+        strides = (row_bytes, pixel_bytes, dtype.itemsize)
+        result[y : y + rows] = np.ndarray((rows, box.width_px, samples), dtype, data, strides=strides)
+    return result
 
 
 def as_pixels(array: NDArray[Any], name: str) -> Pixels:
@@ -153,3 +235,16 @@ def unique_names(names: Sequence[str]) -> tuple[str, ...]:
         others = (f"{name}_{n}" for n in itertools.count(2))
         result.append(name if name not in result else next(other for other in others if other not in result))
     return tuple(result)
+
+
+def as_reject(error: Exception, name: str) -> MicrosnoopError:
+    """Turn whatever a decoder raised into a reject that names the file.
+
+    Decoders of third parties raise anything on a damaged file (ValueError, KeyError, struct.error, zlib.error,
+    their own kinds); each means that this file cannot be read, and none may end the run.
+    """
+    if isinstance(error, MicrosnoopError):
+        return error
+    return RowRejected(
+        RejectCode.DECODE_ERROR, f"{name}: cannot be decoded ({type(error).__name__}: {error})"
+    )

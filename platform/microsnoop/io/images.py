@@ -1,4 +1,4 @@
-"""Read one image: one multi-channel file or one file per channel, a whole file or one index of a stack.
+"""Read one image or a part of it: one multi-channel file or one file per channel, or one index of a stack.
 
 :func:`read_image` is all a caller needs. Files stay open in a small cache, because the images of a stack are
 read one after the other and opening a stack of thousands of pages costs more than reading one of them.
@@ -10,30 +10,37 @@ import io
 import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from microsnoop.core.config import ChannelChoice
-from microsnoop.core.errors import ConfigError, InputError, MicrosnoopError, RowRejected
+from microsnoop.core.errors import ConfigError, InputError, RowRejected
 from microsnoop.core.schema import Flag, RejectCode
-from microsnoop.io.formats import ImageFile, ImageInfo, as_pixels, sniff
+from microsnoop.core.settings import ChannelChoice
+from microsnoop.io.formats import ImageFile, ImageInfo, Pixels, as_pixels, as_reject, check_box, sniff
 from microsnoop.io.opener import open_binary
+from microsnoop.ops.geometry import Box
 
 DEFAULT_LIMIT_PX = 200_000_000
 
 
 @dataclass(frozen=True)
 class Image:
-    """A decoded image: planes (C, H, W) in uint8, uint16, int32 or float32, channels named in that order."""
+    """Decoded planes (C, H, W) in uint8, uint16, int32 or float32, channels named in that order.
+
+    They may be a part of the image: ``origin_px`` (y, x) is where its upper left pixel lies in the whole, and
+    ``size_px`` (height, width) is the size of the whole.
+    """
 
     planes: NDArray[Any]
     channels: tuple[str, ...]
     pixel_size_um: float | None
     flags: tuple[Flag, ...]
+    size_px: tuple[int, int]
+    origin_px: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,7 @@ def open_image(uri: str, *, stack: bool, limit_px: int = DEFAULT_LIMIT_PX) -> Im
             return _open(stream, uri, stack=stack, limit_px=limit_px)
     except Exception as error:
         stream.close()
-        raise _as_reject(error, uri) from error
+        raise as_reject(error, uri) from error
 
 
 def _open(stream: BinaryIO, uri: str, *, stack: bool, limit_px: int) -> ImageFile:
@@ -111,21 +118,21 @@ class ImageReader:
         while self._open:
             self._open.popitem()[1].close()
 
-    def read(self, source: ImageSource, *, channels: ChannelChoice | None = None) -> Image:
-        """Decode one image and keep the channels asked for; see :func:`read_image`."""
+    def read(
+        self, source: ImageSource, *, channels: ChannelChoice | None = None, box: Box | None = None
+    ) -> Image:
+        """Decode one image, or a part of it, and keep the channels asked for; see :func:`read_image`."""
         if not source.uris:
             raise RowRejected(RejectCode.DECODE_ERROR, "no file is given for this image")
         if source.uri_channels is not None:  # files of channels nobody asked for are not even opened
             positions, kept = select_channels(source.uri_channels, channels, where=source.name)
-            planes, flags, size = self._read_separate(source, positions, kept)
-            return Image(planes, tuple(kept), size, flags)
+            return self._read_separate(source, positions, kept, box=box)
         uri = _present(source, 0, "")
         file = self._file(uri, source)
         positions, kept = select_channels(file.info.channels, channels, where=uri)
-        planes, flags = _decode(file, source.index or 0, uri)
-        if positions != list(range(len(planes))):
-            planes = planes[positions]
-        return Image(planes, tuple(kept), file.info.pixel_size_um, flags)
+        check_box(box, file.info, name=uri, limit_px=self._limit_px)
+        pixels = _decode(file, source.index or 0, uri, box=box, channels=positions)
+        return _image(pixels, kept, file.info, box)
 
     def info(self, source: ImageSource) -> ImageInfo:
         """Describe one image from the header of its first file."""
@@ -135,9 +142,7 @@ class ImageReader:
         info = self._file(present[0], source).info
         if source.uri_channels is None:
             return info
-        return ImageInfo(
-            1, source.uri_channels, info.height_px, info.width_px, info.dtype, info.pixel_size_um
-        )
+        return replace(info, n_images=1, channels=source.uri_channels)
 
     def _file(self, uri: str, source: ImageSource) -> ImageFile:
         key = (uri, source.index is not None)
@@ -149,37 +154,41 @@ class ImageReader:
         return self._open[key]
 
     def _read_separate(
-        self, source: ImageSource, positions: Sequence[int], channels: Sequence[str]
-    ) -> tuple[NDArray[Any], tuple[Flag, ...], float | None]:
-        """Return planes of one file per channel, their flags, and the pixel size."""
-        planes: list[NDArray[Any]] = []
-        flags: set[Flag] = set()
-        size = None
-        for position, channel in zip(positions, channels, strict=True):
-            uri = _present(source, position, channel)
-            file = self._file(uri, source)
-            decoded, file_flags = _decode(file, source.index or 0, uri)
-            if len(decoded) > 1 and not (decoded == decoded[:1]).all():  # grey saved as colour is one plane
-                raise RowRejected(
-                    RejectCode.CHANNEL_MISMATCH,
-                    f"{uri}: the file of channel {channel!r} holds {len(decoded)} channels itself",
-                )
-            planes.append(decoded[0])
-            flags.update(file_flags)
-            size = size or file.info.pixel_size_um
-        if len({plane.shape for plane in planes}) > 1:
-            sizes = (f"{c} {p.shape[0]}×{p.shape[1]}" for c, p in zip(channels, planes, strict=True))
+        self, source: ImageSource, positions: Sequence[int], channels: Sequence[str], *, box: Box | None
+    ) -> Image:
+        """Read one file per channel."""
+        uris = [_present(source, *asked) for asked in zip(positions, channels, strict=True)]
+        infos = [self._file(uri, source).info for uri in uris]
+        if len({(info.height_px, info.width_px) for info in infos}) > 1:
+            sizes = (f"{c} {i.height_px}×{i.width_px}" for c, i in zip(channels, infos, strict=True))
             raise RowRejected(
                 RejectCode.SHAPE_MISMATCH, f"{source.name}: channels differ in size: {', '.join(sizes)}"
             )
+        planes: list[NDArray[Any]] = []
+        flags: set[Flag] = set()
+        for uri, info, channel in zip(uris, infos, channels, strict=True):
+            check_box(box, info, name=uri, limit_px=self._limit_px)
+            pixels = _decode(self._file(uri, source), source.index or 0, uri, box=box)
+            decoded = pixels.planes
+            if len(decoded) > 1 and not (decoded == decoded[:1]).all():  # grey saved as colour is one plane
+                what = f"the file of channel {channel!r} holds {len(decoded)} channels itself"
+                raise RowRejected(RejectCode.CHANNEL_MISMATCH, f"{uri}: {what}")
+            planes.append(decoded[0])
+            flags.update(pixels.flags)
         stacked = as_pixels(np.stack(planes), source.name)  # mixed types may have met in a larger one
-        return stacked.planes, tuple(sorted(flags | set(stacked.flags))), size
+        pixels = Pixels(stacked.planes, tuple(sorted(flags | set(stacked.flags))))
+        size = next((info.pixel_size_um for info in infos if info.pixel_size_um), None)
+        return _image(pixels, channels, replace(infos[0], pixel_size_um=size), box)
 
 
 def read_image(
-    source: ImageSource | str, *, channels: ChannelChoice | None = None, limit_px: int = DEFAULT_LIMIT_PX
+    source: ImageSource | str,
+    *,
+    channels: ChannelChoice | None = None,
+    box: Box | None = None,
+    limit_px: int = DEFAULT_LIMIT_PX,
 ) -> Image:
-    """Decode one image.
+    """Decode one image, or a part of it.
 
     Parameters
     ----------
@@ -187,8 +196,10 @@ def read_image(
         A path or URL, or an :class:`ImageSource`.
     channels
         Channels to keep, in order: names or positions, or new name -> old name or position.
+    box
+        The part to read, inside the image. Where the file is ``by_region``, only what it touches is read.
     limit_px
-        Largest image in pixels a plane; a larger one is refused by its header.
+        Largest image, or part of a ``by_region`` file, in pixels a plane; a larger one is never decoded.
 
     Returns
     -------
@@ -196,11 +207,14 @@ def read_image(
 
     Raises
     ------
+    ValueError
+        ``box`` reaches over the border of the image.
     RowRejected
         With the reason code and a message that names the file.
     """
     with ImageReader(limit_px=limit_px) as reader:
-        return reader.read(ImageSource((source,)) if isinstance(source, str) else source, channels=channels)
+        source = ImageSource((source,)) if isinstance(source, str) else source
+        return reader.read(source, channels=channels, box=box)
 
 
 def decode_image(data: bytes, name: str, *, limit_px: int = DEFAULT_LIMIT_PX) -> Image:
@@ -210,9 +224,8 @@ def decode_image(data: bytes, name: str, *, limit_px: int = DEFAULT_LIMIT_PX) ->
             warnings.simplefilter("ignore")
             file = _open(io.BytesIO(data), name, stack=False, limit_px=limit_px)
     except Exception as error:
-        raise _as_reject(error, name) from error
-    planes, flags = _decode(file, 0, name)
-    return Image(planes, file.info.channels, file.info.pixel_size_um, flags)
+        raise as_reject(error, name) from error
+    return _image(_decode(file, 0, name), file.info.channels, file.info, None)
 
 
 def select_channels(
@@ -255,14 +268,20 @@ def _present(source: ImageSource, position: int, channel: str) -> str:
     return uri
 
 
-def _decode(file: ImageFile, index: int, uri: str) -> tuple[NDArray[Any], tuple[Flag, ...]]:
+def _decode(
+    file: ImageFile, index: int, uri: str, *, box: Box | None = None, channels: Sequence[int] | None = None
+) -> Pixels:
     try:
         with warnings.catch_warnings():  # what matters is checked and raised
             warnings.simplefilter("ignore")
-            pixels = file.read(index)
+            return file.read(index, box, channels=channels)
     except Exception as error:
-        raise _as_reject(error, uri) from error
-    return pixels.planes, pixels.flags
+        raise as_reject(error, uri) from error
+
+
+def _image(pixels: Pixels, channels: Sequence[str], info: ImageInfo, box: Box | None) -> Image:
+    size, origin = (info.height_px, info.width_px), (0, 0) if box is None else (box.y0_px, box.x0_px)
+    return Image(pixels.planes, tuple(channels), info.pixel_size_um, pixels.flags, size, origin)
 
 
 def _opened(uri: str) -> BinaryIO:
@@ -278,16 +297,3 @@ def _opened(uri: str) -> BinaryIO:
         raise RowRejected(
             RejectCode.DECODE_ERROR, f"{uri}: cannot be opened ({error.strerror or error})"
         ) from error
-
-
-def _as_reject(error: Exception, name: str) -> MicrosnoopError:
-    """Turn whatever a decoder raised into a reject that names the file.
-
-    Decoders of third parties raise anything on a damaged file (ValueError, KeyError, struct.error, zlib.error,
-    their own kinds); each means that this file cannot be read, and none may end the run.
-    """
-    if isinstance(error, MicrosnoopError):
-        return error
-    return RowRejected(
-        RejectCode.DECODE_ERROR, f"{name}: cannot be decoded ({type(error).__name__}: {error})"
-    )

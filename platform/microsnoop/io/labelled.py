@@ -56,7 +56,7 @@ class LabelledRows:
 
 def rooted(cfg: InputConfig, root: str) -> InputConfig:
     """Return ``cfg`` with its relative paths below ``root``."""
-    names = ("manifest", "folder", "pattern", "root", "cells")
+    names = ("manifest", "folder", "pattern", "root", "cells", "masks")
     given = {name: getattr(cfg, name) for name in names}
     return cfg.model_copy(
         update={name: None if path is None else join(root, path) for name, path in given.items()}
@@ -156,7 +156,8 @@ def write_input(
     """
     records, wanted = inputs.records, set(rows.ids)
     folder.mkdir(parents=True, exist_ok=True)
-    plain = {"channels": cfg.channels, "max_image_mpx": cfg.max_image_mpx, "min_side_px": cfg.min_side_px}
+    names = ("channels", "max_image_mpx", "min_side_px", "block_px", "mask_kind")
+    plain = {name: getattr(cfg, name) for name in names}
     key = digest([sorted(rows.ids), sorted(records["record_key"].to_pylist())])
     manifest = folder / f"images-{key[:12]}.parquet"
     if "boxes" not in records.column_names:
@@ -185,7 +186,8 @@ def _manifest(records: pa.Table) -> pa.Table:
     """Return records as a table that ``read_records`` reads back to the same records."""
     uris, names = records["uris"].to_pylist(), records["uri_channels"].to_pylist()
     channels = next((row for row in names if row), None)
-    columns: dict[str, Any] = {name: records[name] for name in ("image_id", "index", "pixel_size_um")}
+    kept = [n for n in ("image_id", "index", "pixel_size_um", "mask_uri") if n in records.column_names]
+    columns: dict[str, Any] = {name: records[name] for name in kept}
     if channels is None:
         columns["uri"] = pa.array([row[0] if row else None for row in uris], pa.string())
     else:

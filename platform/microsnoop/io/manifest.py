@@ -6,13 +6,11 @@ concerns the list as a whole is an error now; a single file that is missing or b
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -20,25 +18,29 @@ import pyarrow as pa
 
 from microsnoop.core.config import InputConfig
 from microsnoop.core.errors import InputError, RowRejected
-from microsnoop.core.schema import META_PREFIX, RECORD_FIELDS
+from microsnoop.core.schema import MASK_FIELDS, META_PREFIX, RECORD_FIELDS
 from microsnoop.io.cells import attach_cells
 from microsnoop.io.formats import EXTENSIONS
 from microsnoop.io.images import open_image
-from microsnoop.io.opener import fingerprints, is_remote, join, list_files, local_path, parent
+from microsnoop.io.masks import attach_masks
+from microsnoop.io.opener import is_remote, join, list_files, local_path, parent
 from microsnoop.io.patterns import compile_pattern, match_files
+from microsnoop.io.sources import with_fingerprints, with_keys
 from microsnoop.io.tables import meta_columns, numbers, read_table
 
 _URI_ALIASES = ("uri", "path", "file", "image")
 _URI_PREFIX = "uri_"
+_MASK = "mask_uri"
 
 
 @dataclass(frozen=True)
 class InputList:
     """Checked records and what there is to say about them.
 
-    ``records`` has the columns of ``schema.RECORD_FIELDS``, ``boxes`` where a table of cells was given, and
-    metadata columns ``meta_*``. ``cells`` holds the cells' own metadata under ``parent_id``
-    (``image_id#label``). ``notes`` are sentences for the plan: files ignored, images without cells.
+    ``records`` has the columns of ``schema.RECORD_FIELDS``, ``boxes`` where a table of cells was given,
+    ``schema.MASK_FIELDS`` where masks were, and metadata columns ``meta_*``. ``cells`` holds the cells' own
+    metadata under ``parent_id`` (``image_id#label``). ``notes`` are sentences for the plan: files ignored,
+    images without cells.
     """
 
     records: pa.Table
@@ -67,6 +69,9 @@ def read_records(cfg: InputConfig) -> InputList:
     if cfg.cells is not None:
         table, cells, cell_notes = attach_cells(table, cfg)
         notes += cell_notes
+    elif cfg.masks is not None:
+        table, mask_notes = attach_masks(table, cfg)
+        notes += mask_notes
     if cfg.limit is not None and cfg.limit < table.num_rows:
         notes.append(f"only the first {cfg.limit:,} of {table.num_rows:,} images (input.limit)")
         table = table.slice(0, cfg.limit)
@@ -106,9 +111,23 @@ def _from_manifest(cfg: InputConfig) -> tuple[pa.Table, list[str]]:
     bad = [row for row, size in enumerate(sizes, start=1) if size is not None and not 0 < size < math.inf]
     if bad:
         raise InputError(f"{cfg.manifest}: pixel_size_um must be positive, see row(s) {bad[:10]}")
-    taken = {*separate, "image_id", "index", "pixel_size_um"}
+    masks = _masks(table, root, cfg)
+    taken = {*separate, "image_id", "index", "pixel_size_um", _MASK}
     meta = meta_columns(table, [name for name in table.column_names if name not in taken])
-    return _records(ids, uris, channels=channels, index=index, sizes=sizes, meta=meta), []
+    return _records(ids, uris, channels=channels, index=index, sizes=sizes, meta=masks | meta), []
+
+
+def _masks(table: pa.Table, root: str, cfg: InputConfig) -> dict[str, Any]:
+    """Return the column of label images, if the manifest has one."""
+    if _MASK not in table.column_names:
+        return {}
+    if cfg.masks is not None or cfg.cells is not None:
+        other = "input.masks" if cfg.masks is not None else "input.cells"
+        raise InputError(
+            f"{cfg.manifest} has a column {_MASK}, and {other} is given too: both say where the cells are"
+        )
+    uris = [None if uri is None else join(root, str(uri)) for uri in table[_MASK].to_pylist()]
+    return {_MASK: pa.array(uris, pa.string())}
 
 
 def _from_folder(folder: str) -> tuple[pa.Table, list[str]]:
@@ -206,52 +225,11 @@ def _finish(table: pa.Table, cfg: InputConfig) -> pa.Table:
     if cfg.pixel_size_um is not None:
         sizes = pa.array([cfg.pixel_size_um] * table.num_rows, pa.float64())
         table = table.set_column(table.schema.get_field_index("pixel_size_um"), "pixel_size_um", sizes)
-    prints, keys = _fingerprints_and_keys(table)
-    columns = {
-        **{name: table[name] for name in table.column_names},
-        "fingerprints": pa.array(prints, pa.list_(pa.string())),
-        "record_key": pa.array(keys, pa.string()),
-    }
+    table = with_keys(with_fingerprints(table))
+    columns = {name: table[name] for name in table.column_names}
     meta = [name for name in table.column_names if name.startswith(META_PREFIX)]
-    boxes = ["boxes"] if "boxes" in columns else []
-    return pa.table({name: columns[name] for name in [*(n for n, _ in RECORD_FIELDS), *boxes, *meta]})
-
-
-def refreshed(records: pa.Table, image_ids: set[str]) -> pa.Table:
-    """Return ``records`` with fingerprints and keys of some images taken anew."""
-    rows = [i for i, name in enumerate(records["image_id"].to_pylist()) if name in image_ids]
-    chosen = records.take(pa.array(rows, pa.int64()))
-    prints, keys = _fingerprints_and_keys(chosen)
-    for name, fresh in (("fingerprints", prints), ("record_key", keys)):
-        values = records[name].to_pylist()
-        for row, value in zip(rows, fresh, strict=True):
-            values[row] = value
-        position = records.schema.get_field_index(name)
-        records = records.set_column(
-            position, records.schema.field(name), pa.array(values, records.schema.field(name).type)
-        )
-    return records
-
-
-def _fingerprints_and_keys(table: pa.Table) -> tuple[list[list[str | None]], list[str]]:
-    uris = table["uris"].to_pylist()
-    flat = [uri for row in uris for uri in row if uri is not None]
-    marks = iter(fingerprints(flat))
-    prints = [[None if uri is None else next(marks) for uri in row] for row in uris]
-    rest = [table[name].to_pylist() for name in ("uri_channels", "index", "pixel_size_um")]
-    return prints, [source_key(*row) for row in zip(uris, prints, *rest, strict=True)]
-
-
-def source_key(
-    uris: Sequence[str | None],
-    prints: Sequence[str | None],
-    uri_channels: Sequence[str] | None,
-    index: int | None,
-    pixel_size_um: float | None,
-) -> str:
-    """Return the key of a record's source: which files, in which state, which image of them, at what scale."""
-    text = json.dumps([uris, prints, uri_channels, index, pixel_size_um], ensure_ascii=False)
-    return blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    further = [name for name in ("boxes", *(n for n, _ in MASK_FIELDS)) if name in columns]
+    return pa.table({name: columns[name] for name in [*(n for n, _ in RECORD_FIELDS), *further, *meta]})
 
 
 def _check_unique(table: pa.Table) -> None:

@@ -17,9 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from microsnoop.core.errors import RunError, StaleOutput, StorageFull
-from microsnoop.core.schema import SCHEMA_VERSION, read_header
+from microsnoop.core.schema import READABLE_VERSIONS, ROW_FIELDS, SCHEMA_VERSION, read_header
 
 _NAME = re.compile(r"part-(\d{6,})-([0-9a-f]{16})\.parquet")
+_ROW_TYPES = dict(ROW_FIELDS)
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -83,7 +84,7 @@ def is_intact(part: Path) -> bool:
 
 
 def read_parts(parts: Sequence[Path], columns: Sequence[str]) -> Iterator[tuple[Path, pa.Table]]:
-    """Yield each part with some of its columns.
+    """Yield each part with some of its columns; columns that came with a later version are null in older parts.
 
     Raises
     ------
@@ -96,7 +97,7 @@ def read_parts(parts: Sequence[Path], columns: Sequence[str]) -> Iterator[tuple[
         try:
             with pq.ParquetFile(part) as file:
                 version = read_header(file.schema_arrow).get("schema_version")
-                table = file.read(columns=list(columns)) if version == SCHEMA_VERSION else None
+                table = _columns(file, columns) if version in READABLE_VERSIONS else None
         except (OSError, ValueError) as error:  # Arrow's own errors are both
             raise RunError(
                 f"{part} cannot be read: {error}",
@@ -104,10 +105,20 @@ def read_parts(parts: Sequence[Path], columns: Sequence[str]) -> Iterator[tuple[
             ) from error
         if table is None:
             raise StaleOutput(
-                f"{part} has schema version {version}; this version of microsnoop reads {SCHEMA_VERSION}",
+                f"{part} has schema version {version}; this version of microsnoop reads up to {SCHEMA_VERSION}",
                 hint="read it with the version that wrote it (see run.json), or run again into a new folder",
             )
         yield part, table
+
+
+def _columns(file: pq.ParquetFile, columns: Sequence[str]) -> pa.Table:
+    """Read columns; what a part of an older version does not have yet is null."""
+    table = file.read(columns=[name for name in columns if name in file.schema_arrow.names])
+    for position, name in enumerate(columns):
+        if name not in table.schema.names and name in _ROW_TYPES:
+            nulls = pa.nulls(table.num_rows, _ROW_TYPES[name])
+            table = table.add_column(position, pa.field(name, _ROW_TYPES[name]), nulls)
+    return table
 
 
 def remove_partials(folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
@@ -13,7 +13,17 @@ from PIL import Image, UnidentifiedImageError
 
 from microsnoop.core.errors import RowRejected
 from microsnoop.core.schema import Flag, RejectCode
-from microsnoop.io.formats import RGB, ImageInfo, Pixels, as_pixels, check_size, default_names
+from microsnoop.io.formats import (
+    RGB,
+    ImageInfo,
+    Pixels,
+    as_pixels,
+    check_box,
+    check_size,
+    default_names,
+    part_of,
+)
+from microsnoop.ops.geometry import Box
 
 _MODES_AS_THEY_ARE = {"L", "RGB", "I;16", "I;16B", "I", "F", "1"}
 _ONE_CHANNEL = {"L", "I;16", "I;16B", "I", "F", "1", "LA"}
@@ -29,7 +39,7 @@ class RasterImage:
     """
 
     def __init__(self, stream: BinaryIO, name: str, *, limit_px: int) -> None:
-        self._stream, self._name = stream, name
+        self._stream, self._name, self._limit_px = stream, name, limit_px
         self._deep_samples = _samples_of_deep_png(stream)
         with _without_pillows_own_limit():
             try:
@@ -48,18 +58,19 @@ class RasterImage:
                 RejectCode.SHAPE_MISMATCH, f"{name}: an animation of {frames} frames is not one image"
             )
         dtype = "uint16" if self._deep_samples else _DTYPES.get(self._image.mode, "uint8")
-        self.info = ImageInfo(1, channels, height, width, dtype)
+        self.info = ImageInfo(1, channels, height, width, dtype, lossy=self._image.format == "JPEG")
 
-    def read(self, index: int) -> Pixels:
-        """Return planes (1 or 3, H, W)."""
+    def read(self, index: int, box: Box | None = None, *, channels: Sequence[int] | None = None) -> Pixels:
+        """Return planes (1 or 3, H, W), or a part of them; everything is decoded."""
         if index != 0:
             raise RowRejected(
                 RejectCode.SHAPE_MISMATCH, f"{self._name}: has one image, index {index} was asked"
             )
+        check_box(box, self.info, name=self._name, limit_px=self._limit_px)
         array, flags = self._decode_deep() if self._deep_samples else self._decode()
         planes = array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
         pixels = as_pixels(np.ascontiguousarray(planes), self._name)
-        return Pixels(pixels.planes, flags + pixels.flags)
+        return part_of(Pixels(pixels.planes, flags + pixels.flags), box, channels)
 
     def close(self) -> None:
         """Close image and stream."""

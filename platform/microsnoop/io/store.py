@@ -29,11 +29,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from microsnoop.core.errors import RunError
-from microsnoop.core.schema import SCHEMA_VERSION, reject_schema
+from microsnoop.core.schema import READABLE_VERSIONS, SCHEMA_VERSION, reject_schema
 from microsnoop.io.lock import hold
 from microsnoop.io.parts import is_partial, list_parts, read_parts, remove_partials, write_atomic
 
-COUNT_COLUMNS = ("obs_id", "image_id", "n_samples")
+COUNT_COLUMNS = ("obs_id", "image_id", "block", "n_samples")
 
 
 class RunStore:
@@ -71,9 +71,9 @@ class RunStore:
             except ValueError as error:
                 raise RunError(f"{self.path / 'run.json'} is damaged: {error}") from error
             version = loaded.get("schema_version") if isinstance(loaded, dict) else None
-            if version != SCHEMA_VERSION:
+            if version not in READABLE_VERSIONS:
                 raise RunError(
-                    f"{self.path} has schema version {version}, this version reads {SCHEMA_VERSION}"
+                    f"{self.path} has schema version {version}, this version reads up to {SCHEMA_VERSION}"
                 )
             self._info = loaded
         return self._info

@@ -1,4 +1,4 @@
-"""TIFF, BigTIFF, ImageJ and OME-TIFF: planes as (C, H, W), stacks page by page.
+"""TIFF, BigTIFF, ImageJ and OME-TIFF: planes as (C, H, W), stacks page by page, large images by region.
 
 Axes as tifffile names them: Y X space, S colour samples, C channels; Q and I are pages of unknown meaning
 (channels, unless the file is read as a stack); anything else (T time, Z depth, R positions ...) longer than 1
@@ -19,14 +19,27 @@ from numpy.typing import NDArray
 
 from microsnoop.core.errors import RowRejected
 from microsnoop.core.schema import Flag, RejectCode
-from microsnoop.io.formats import RGB, ImageInfo, Pixels, as_pixels, check_size, default_names, unique_names
+from microsnoop.io.formats import (
+    RGB,
+    ImageInfo,
+    Pixels,
+    as_pixels,
+    check_box,
+    check_size,
+    default_names,
+    part_of,
+    unique_names,
+)
 from microsnoop.io.tiff_check import check_directories, check_pages, main_series
 from microsnoop.io.tiff_metadata import channel_names, pixel_size_um
+from microsnoop.io.tiff_region import plane_grid
+from microsnoop.ops.geometry import Box
 
 # tifffile reports damage through its logger and goes on; what matters is checked in tiff_check and raised
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 _UNKNOWN = "QI"
+_LOSSY = (6, 7)  # JPEG, old and new
 
 
 @dataclass(frozen=True)
@@ -43,7 +56,7 @@ class TiffImage:
     """The main image of a TIFF file, at full resolution."""
 
     def __init__(self, stream: BinaryIO, name: str, *, limit_px: int, stack: bool) -> None:
-        self._stream, self._name = stream, name
+        self._stream, self._name, self._limit_px = stream, name, limit_px
         self._tif = tifffile.TiffFile(stream, name=name)
         check_directories(self._tif, name)
         self._series = main_series(self._tif, name)
@@ -55,7 +68,11 @@ class TiffImage:
         channel = self._layout.channel
         count = self._shape[channel] if channel is not None else 1
         height, width = self._shape[self._layout.y], self._shape[self._layout.x]
-        check_size(name, (count, height, width), limit_px=limit_px)
+        check_size(name, (count, height, width), limit_px=None)
+        layout = self._layout
+        self._grid = plane_grid(self._series, self._shape, y=layout.y, x=layout.x, stack=layout.stack)
+        if self._grid is None:  # else the limit counts when something is read
+            check_size(name, (count, height, width), limit_px=limit_px)
         check_pages(self._tif, first, [first.pages[0]], name)
         self._samples = channel is not None and axes[channel] == "S"
         self._alpha = self._samples and self._has_alpha()
@@ -66,16 +83,29 @@ class TiffImage:
             width_px=width,
             dtype=str(first.dtype),
             pixel_size_um=pixel_size_um(self._tif),
+            by_region=self._grid is not None,
+            lossy=first.keyframe.compression in _LOSSY,
         )
 
-    def read(self, index: int) -> Pixels:
-        """Return planes (C, H, W) of one image; of a stack, only the pages of that image are read."""
+    def read(self, index: int, box: Box | None = None, *, channels: Sequence[int] | None = None) -> Pixels:
+        """Return planes (C, H, W) of one image, or of a part of it.
+
+        Of a stack, only the pages of that image are read; of a part, where the file is ``by_region``, only
+        the pages of its channels, and of these only the tiles or strips that it touches. Whether transparency
+        was dropped (a flag) is known only for what was read.
+        """
         if not 0 <= index < self.info.n_images:
             raise RowRejected(
                 RejectCode.SHAPE_MISMATCH,
                 f"{self._name}: has {self.info.n_images} images, index {index} was asked",
             )
-        planes = self._planes(self._read_array(index))
+        check_box(box, self.info, name=self._name, limit_px=self._limit_px)
+        if box is not None and self._grid is not None:
+            return self._as_pixels(self._read_region(index, box, channels))
+        return part_of(self._as_pixels(self._planes(self._read_array(index))), box, channels)
+
+    def _as_pixels(self, planes: NDArray[Any]) -> Pixels:
+        """Bring planes to one of the dtypes of images; transparency, the last plane, is dropped."""
         flags: tuple[Flag, ...] = ()
         if self._alpha:
             opaque = (planes[-1] == np.iinfo(planes.dtype).max).all() if planes.dtype.kind == "u" else False
@@ -87,6 +117,20 @@ class TiffImage:
         """Close the file."""
         self._tif.close()
         self._stream.close()
+
+    def _read_region(self, index: int, box: Box, channels: Sequence[int] | None) -> NDArray[Any]:
+        """Return some planes (C, h, w) of a part of an image, transparency (if any) as the last one."""
+        assert self._grid is not None
+        axis, y = self._layout.channel, self._layout.y
+        wanted = list(range(len(self.info.channels)) if channels is None else channels)
+        wanted += [len(self.info.channels)] * self._alpha
+        numbers = np.arange(self._grid.n_planes).reshape(self._shape[:y])
+        if self._layout.stack is not None:
+            numbers = numbers.take([index], axis=self._layout.stack)
+        together = axis is not None and axis > y  # the samples of a pixel: there is one plane of them
+        numbers = numbers.ravel() if together else numbers.ravel()[wanted]
+        array = self._grid.read(self._tif, numbers.tolist(), box=box, name=self._name)
+        return np.moveaxis(array[0], -1, 0)[wanted] if together else array[..., 0]
 
     def _read_array(self, index: int) -> NDArray[Any]:
         """Return the whole array, with the stack axis reduced to length 1."""

@@ -75,23 +75,39 @@ def check_pages(tif: tifffile.TiffFile, series: Any, pages: Sequence[Any], name:
     if series.dataoffset is not None and series.dataoffset + series.nbytes > size:
         _refuse(name, f"truncated: {size:,} bytes, its pixels need {series.dataoffset + series.nbytes:,}")
     for page in pages:
-        if page is None:
-            _refuse(name, "part of a multi-file OME-TIFF: some planes are in other files")
-        offsets, counts, keyframe = page.dataoffsets, page.databytecounts, page.keyframe
-        if keyframe.is_contiguous:
-            ends = [offsets[0] + keyframe.nbytes] if offsets and offsets[0] else []
-        elif (
-            len(offsets) != len(counts)
-            or len(offsets) < math.prod(keyframe.chunked)
-            or 0 in (*offsets, *counts)
-        ):
-            ends = []
-        else:
-            ends = [start + count for start, count in zip(offsets, counts, strict=True)]
-        if not ends:
-            _refuse(name, "pieces of the image are not in the file")
-        if max(ends) > size:
-            _refuse(name, f"truncated: {size:,} bytes, but its pixels reach to byte {max(ends):,}")
+        check_pieces(tif, page, name)
+
+
+def check_pieces(
+    tif: tifffile.TiffFile, page: Any, name: str, *, numbers: Sequence[int] | None = None
+) -> None:
+    """Refuse a page one of whose strips or tiles (all, or those of ``numbers``) is not there in full.
+
+    A tile of 0 bytes is there: slide formats leave out tiles in which there is nothing. A strip of 0 bytes, or
+    a page none of whose tiles has any, was never written.
+
+    Raises
+    ------
+    RowRejected
+        ``decode_error``.
+    """
+    if page is None:
+        _refuse(name, "part of a multi-file OME-TIFF: some planes are in other files")
+    size = tif.filehandle.size
+    offsets, counts, keyframe = page.dataoffsets, page.databytecounts, page.keyframe
+    if keyframe.is_contiguous:
+        pieces = [(offsets[0], keyframe.nbytes)] if offsets else [(0, 0)]
+    elif len(offsets) != len(counts) or len(offsets) < math.prod(keyframe.chunked):
+        pieces = [(0, 0)]
+    else:
+        pieces = [(offsets[i], counts[i]) for i in (range(len(offsets)) if numbers is None else numbers)]
+        if keyframe.is_tiled and any(counts):
+            pieces = [piece for piece in pieces if piece[1]]
+    if any(0 in piece for piece in pieces):
+        _refuse(name, "pieces of the image are not in the file")
+    end = max((start + count for start, count in pieces), default=0)
+    if end > size:
+        _refuse(name, f"truncated: {size:,} bytes, but its pixels reach to byte {end:,}")
 
 
 def _refuse(name: str, why: str) -> NoReturn:

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from microsnoop.core.schema import cell_id, embedding_schema
+from microsnoop.core.schema import WINDOW_COLUMNS, cell_id, embedding_schema, unit_ids
 from microsnoop.io.parts import is_intact, read_parts
 from microsnoop.io.store import RunStore, row_key
 
 _LISTED = 20
-_KEY_COLUMNS = ("obs_id", "image_id", "y0_px", "x0_px", "height_px", "width_px", "row_key")
+_KEY_COLUMNS = ("obs_id", "image_id", "block", *WINDOW_COLUMNS, "row_key")
 
 
 @dataclass
@@ -84,11 +85,14 @@ def verify(run: RunStore | Path | str) -> Verification:
 def samples_per_image(records: pa.Table, rows: pa.Table) -> tuple[pa.Array, pa.Array]:
     """Return (expected, present) numbers of samples of every record, in the order of ``records``.
 
-    A record with boxes has a sample for each; of any other image the number is known from its rows, and is 1
-    while there is none. In mode tile a box has several samples: then, too, the rows know the number.
+    A record with boxes has a sample for each; of any other the number is known from its rows, and is 1 while there
+    is none. In mode tile a box has several samples: then, too, the rows know the number. Of a large field every
+    block is a record of its own.
     """
-    grouped = rows.group_by("image_id").aggregate([("n_samples", "max"), ("obs_id", "count_distinct")])
-    position = pc.index_in(records["image_id"].combine_chunks(), grouped["image_id"].combine_chunks())
+    units = pa.array(unit_ids(rows), pa.string())
+    by_unit = pa.table({"unit": units, "n_samples": rows["n_samples"], "obs_id": rows["obs_id"]})
+    grouped = by_unit.group_by("unit").aggregate([("n_samples", "max"), ("obs_id", "count_distinct")])
+    position = pc.index_in(pa.array(unit_ids(records), pa.string()), grouped["unit"].combine_chunks())
     stated = pc.take(grouped["n_samples_max"].combine_chunks(), position)
     present = pc.fill_null(pc.take(grouped["obs_id_count_distinct"].combine_chunks(), position), 0)
     listed = (
@@ -101,9 +105,9 @@ def samples_per_image(records: pa.Table, rows: pa.Table) -> tuple[pa.Array, pa.A
 def _balance(records: pa.Table, rows: pa.Table) -> tuple[int, list[str]]:
     expected, present = samples_per_image(records, rows)
     short = np.flatnonzero(np.asarray(expected) != np.asarray(present))
-    ids = records["image_id"]
+    ids = unit_ids(records)
     details = [
-        f"image {ids[int(i)].as_py()!r}: {expected[int(i)].as_py()} samples expected, {present[int(i)].as_py()} found"
+        f"image {ids[int(i)]!r}: {expected[int(i)].as_py()} samples expected, {present[int(i)].as_py()} found"
         for i in short[:_LISTED]
     ]
     return int(pc.sum(expected).as_py() or 0), _listing("images are incomplete", len(short), details)
@@ -126,34 +130,48 @@ def _duplicates(rows: pa.Table) -> list[str]:
 
 
 def _strangers(records: pa.Table, rows: pa.Table) -> list[str]:
-    known = pc.is_in(rows["parent_id"], value_set=_parent_ids(records))
-    strange = rows.filter(pc.invert(known))
-    details = [repr(value) for value in strange["obs_id"].slice(0, _LISTED).to_pylist()]
-    return _listing("rows belong to no image or cell of the input list", strange.num_rows, details)
+    cells = _listed_cells(records)
+    columns = (rows[name].to_pylist() for name in ("obs_id", "image_id", "parent_id"))
+    strange = [
+        obs_id
+        for obs_id, image_id, parent_id in zip(*columns, strict=True)
+        if not _belongs(parent_id, image_id, cells)
+    ]
+    details = [repr(obs_id) for obs_id in strange[:_LISTED]]
+    return _listing("rows belong to no image or cell of the input list", len(strange), details)
 
 
-def _parent_ids(records: pa.Table) -> pa.Array:
-    """Return what rows may belong to: the cells of images that have a table of cells, else the images."""
+def _listed_cells(records: pa.Table) -> dict[str, set[str] | None]:
+    """Return the cells of every image that has a table of them, None for the other images."""
     ids = records["image_id"].to_pylist()
     if "boxes" not in records.schema.names:
-        return pa.array(ids, pa.string())
-    boxes = records["boxes"].to_pylist()
-    parents = [
-        parent
-        for name, cells in zip(ids, boxes, strict=True)
-        for parent in ([name] if cells is None else [cell_id(name, cell["label"]) for cell in cells])
-    ]
-    return pa.array(parents, pa.string())
+        return dict.fromkeys(ids)
+    cells: dict[str, set[str] | None] = {}
+    for name, boxes in zip(ids, records["boxes"].to_pylist(), strict=True):
+        if boxes is None:
+            cells[name] = None
+        else:  # the blocks of a large field share its cells
+            cells[name] = (cells.get(name) or set()) | {cell_id(name, box["label"]) for box in boxes}
+    return cells
+
+
+def _belongs(parent_id: str, image_id: str, cells: dict[str, set[str] | None]) -> bool:
+    if image_id not in cells:
+        return False
+    listed = cells[image_id]
+    if listed is not None:
+        return parent_id in listed
+    return parent_id == image_id or parent_id.startswith(cell_id(image_id, ""))  # cells found in a mask
 
 
 def _stale(records: pa.Table, rows: pa.Table, processing_key: str) -> list[str]:
     """List rows made from another state of their source or with other settings (code ``stale_output``)."""
-    source = dict(zip(records["image_id"].to_pylist(), records["record_key"].to_pylist(), strict=True))
-    columns = [rows[name].to_pylist() for name in _KEY_COLUMNS]
+    source = dict(zip(unit_ids(records), records["record_key"].to_pylist(), strict=True))
+    columns = [rows[name].to_pylist() for name in ("obs_id", *WINDOW_COLUMNS, "row_key")]
     stale = [
         obs_id
-        for obs_id, image_id, y0, x0, height, width, key in zip(*columns, strict=True)
-        if image_id in source and key != row_key(source[image_id], (y0, x0, height, width), processing_key)
+        for unit, obs_id, *window, key in zip(unit_ids(rows), *columns, strict=True)
+        if unit in source and key != row_key(source[unit], window, processing_key)
     ]
     details = [repr(obs_id) for obs_id in stale[:_LISTED]]
     return _listing(
@@ -163,11 +181,10 @@ def _stale(records: pa.Table, rows: pa.Table, processing_key: str) -> list[str]:
 
 def _bad_vectors(store: RunStore, identity: dict[str, Any], changed: list[Path]) -> list[str]:
     wanted = embedding_schema(channels=identity["channels"], dim=identity["dim"])
-    width = len(identity["channels"]) * identity["dim"]
     problems: list[str] = []
     bad: list[str] = []
     parts = [part for part in store.embedding_parts() if part not in changed]
-    for part, table in read_parts(parts, ("obs_id", "vectors")):
+    for part, table in read_parts(parts, ("obs_id", "missing_channels", "vectors")):
         if table.schema.field("vectors").type != wanted.field("vectors").type:
             problems.append(f"{part.name}: vectors are {table.schema.field('vectors').type}")
             continue
@@ -175,9 +192,20 @@ def _bad_vectors(store: RunStore, identity: dict[str, Any], changed: list[Path])
         bad += table.filter(pa.array(empty))["obs_id"].to_pylist()
         there = table.filter(pa.array(~empty))
         values = there["vectors"].combine_chunks().flatten().to_numpy()
-        finite = np.isfinite(values.reshape(there.num_rows, width)).all(axis=1)
-        bad += there.filter(pa.array(~finite))["obs_id"].to_pylist()
+        shape = (there.num_rows, len(identity["channels"]), identity["dim"])
+        finite = np.isfinite(values.reshape(shape)).all(axis=2)
+        expected = ~missing_mask(there["missing_channels"], identity["channels"])
+        bad += there.filter(pa.array((finite != expected).any(axis=1)))["obs_id"].to_pylist()
     return problems + _listing("vectors are not finite", len(bad), [repr(obs_id) for obs_id in bad[:_LISTED]])
+
+
+def missing_mask(missing: pa.ChunkedArray, channels: list[str]) -> NDArray[np.bool_]:
+    """Return (N, C), True where a row states that it has no file of a channel (its vector there is NaN)."""
+    mask = np.zeros((len(missing), len(channels)), bool)
+    for row, names in enumerate(missing.to_pylist()):
+        for name in names or ():
+            mask[row, channels.index(name)] = True
+    return mask
 
 
 def _listing(what: str, count: int, details: list[str]) -> list[str]:

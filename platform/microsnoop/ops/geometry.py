@@ -8,6 +8,7 @@ ever making the padded image. The same two matrices serve numpy here and torch o
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -37,6 +38,24 @@ class Box:
             and self.y0_px + self.height_px <= height_px
             and self.x0_px + self.width_px <= width_px
         )
+
+    def clipped(self, height_px: int, width_px: int) -> Box:
+        """Return the part that lies in an image of this size.
+
+        Raises
+        ------
+        ValueError
+            There is none.
+        """
+        y0, x0 = max(0, self.y0_px), max(0, self.x0_px)
+        y1, x1 = min(height_px, self.y0_px + self.height_px), min(width_px, self.x0_px + self.width_px)
+        if y1 <= y0 or x1 <= x0:
+            raise ValueError(f"{self} lies outside an image of {height_px} × {width_px} px")
+        return Box(y0, x0, y1 - y0, x1 - x0)
+
+    def shifted(self, y_px: int, x_px: int) -> Box:
+        """Return the box moved down and right."""
+        return Box(self.y0_px + y_px, self.x0_px + x_px, self.height_px, self.width_px)
 
     def overlaps(self, height_px: int, width_px: int) -> bool:
         """Whether the box shares a pixel with an image of this size."""
@@ -69,12 +88,19 @@ def box_around(y_px: float, x_px: float, *, size_px: int) -> Box:
 
 def cut(image: NDArray[Any], box: Box) -> NDArray[Any]:
     """Return the part of ``image`` (C, H, W) that lies in ``box`` (a view, smaller than the box at a border)."""
-    height, width = image.shape[-2:]
-    if not box.overlaps(height, width):
-        raise ValueError(f"{box} lies outside an image of {height} × {width} px")
-    y1, x1 = box.y0_px + box.height_px, box.x0_px + box.width_px
-    part: NDArray[Any] = image[..., max(0, box.y0_px) : min(height, y1), max(0, box.x0_px) : min(width, x1)]
+    real = box.clipped(*image.shape[-2:])
+    rows = slice(real.y0_px, real.y0_px + real.height_px)
+    cols = slice(real.x0_px, real.x0_px + real.width_px)
+    part: NDArray[Any] = image[..., rows, cols]
     return part
+
+
+def bounding_box(boxes: Sequence[Box]) -> Box:
+    """Return the smallest box around all of ``boxes`` (at least one)."""
+    y0, x0 = min(box.y0_px for box in boxes), min(box.x0_px for box in boxes)
+    y1 = max(box.y0_px + box.height_px for box in boxes)
+    x1 = max(box.x0_px + box.width_px for box in boxes)
+    return Box(y0, x0, y1 - y0, x1 - x0)
 
 
 def tile_starts(side_px: int, *, window_px: int, overlap: float = 0.1) -> list[int]:

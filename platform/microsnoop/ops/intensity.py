@@ -32,11 +32,28 @@ class Scaling:
     constant: NDArray[np.bool_]
     flags: tuple[Flag, ...]
 
+    def without(self, channels: Sequence[int]) -> Scaling:
+        """Return the same map with some planes left as they are, and out of the flags: they hold no image."""
+        if not channels:
+            return self
+        held = np.ones(len(self.offset), bool)
+        held[list(channels)] = False
+        constant = self.constant & held
+        flags = tuple(f for f in self.flags if f is not Flag.CONSTANT_PLANE or constant.any())
+        offset, level = np.where(held, self.offset, 0.0), np.where(held, self.pad_level, 0.0)
+        return Scaling(offset, np.where(held, self.span, 1.0), level, constant, flags)
+
+
+def unscaled(n_planes: int) -> Scaling:
+    """Return the map of planes that are scaled already."""
+    zeros = np.zeros(n_planes)
+    return Scaling(zeros, zeros + 1, zeros, np.zeros(n_planes, bool), ())
+
 
 def percentiles(plane: NDArray[Any], q: Sequence[float]) -> NDArray[np.float64]:
     """Return the percentiles ``q`` (in percent) of all pixels, linearly interpolated, exactly as numpy does.
 
-    Integer planes of 8 or 16 bits are counted instead of sorted: one pass, no copy.
+    Integer planes are counted (8 and 16 bits, one pass, no copy) or partly sorted in their own dtype.
 
     Parameters
     ----------
@@ -49,15 +66,19 @@ def percentiles(plane: NDArray[Any], q: Sequence[float]) -> NDArray[np.float64]:
     """
     if plane.size == 0:
         raise ValueError("percentiles of a plane without pixels are not defined")
-    worth_counting = _HISTOGRAM_MIN_PIXELS.get(plane.dtype.itemsize)
-    if plane.dtype.kind != "u" or worth_counting is None or plane.size < worth_counting:
-        return np.percentile(plane.reshape(-1).astype(np.float64, copy=False), q)
-    cumulative = np.cumsum(np.bincount(plane.reshape(-1)))
     position = np.asarray(q, np.float64) / 100 * (plane.size - 1)
     below = np.floor(position).astype(np.int64)
     above = np.minimum(below + 1, plane.size - 1)
-    low = np.searchsorted(cumulative, below, side="right").astype(np.float64)
-    high = np.searchsorted(cumulative, above, side="right").astype(np.float64)
+    if plane.dtype.kind not in "ui":
+        return np.percentile(plane.reshape(-1).astype(np.float64, copy=False), q)
+    worth_counting = _HISTOGRAM_MIN_PIXELS.get(plane.dtype.itemsize)
+    if plane.dtype.kind == "u" and worth_counting is not None and plane.size >= worth_counting:
+        cumulative = np.cumsum(np.bincount(plane.reshape(-1)))
+        low = np.searchsorted(cumulative, below, side="right").astype(np.float64)
+        high = np.searchsorted(cumulative, above, side="right").astype(np.float64)
+    else:  # small planes: only the ranks that are asked for are put in their places
+        ranked = np.partition(plane.reshape(-1), np.unique([below, above]))
+        low, high = ranked[below].astype(np.float64), ranked[above].astype(np.float64)
     return low + (high - low) * (position - below)
 
 

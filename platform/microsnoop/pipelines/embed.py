@@ -21,18 +21,20 @@ import pyarrow as pa
 
 from microsnoop.core.config import EmbedConfig
 from microsnoop.core.errors import ConfigError
-from microsnoop.io.manifest import InputList, read_records, refreshed
+from microsnoop.io.manifest import InputList, read_records
+from microsnoop.io.sources import refreshed
 from microsnoop.io.store import RunStore, now
 from microsnoop.models.card import EncoderBundle, EncoderCard
 from microsnoop.models.device import count_gpus, resolve_device
 from microsnoop.models.embedder import EmbedderOptions
 from microsnoop.models.registry import load_encoder
+from microsnoop.pipelines.blocks import split_large
 from microsnoop.pipelines.cluster import Resources, cluster, cluster_resources, local_resources
+from microsnoop.pipelines.fields import ReadJob
 from microsnoop.pipelines.measure import FEATURES, features_bundle, measure_samples
 from microsnoop.pipelines.plan import ExecutionPlan, Probe, input_side, make_plan, probe
 from microsnoop.pipelines.progress import Reporter, Summary
 from microsnoop.pipelines.resume import Identity, check_same_run, copy_valid_rows, pending_records
-from microsnoop.pipelines.samples import ReadJob
 from microsnoop.pipelines.session import Session
 from microsnoop.pipelines.stages import EmbedActor, read_samples
 
@@ -85,7 +87,7 @@ def _encoded(samples: Dataset, run: PreparedRun) -> Dataset:
 
     return samples.map_batches(
         EmbedActor,
-        fn_constructor_args=(run.bundle, run.plan.device, run.options, len(run.job.channels)),
+        fn_constructor_args=(run.bundle, run.plan.device, run.options, run.job.channels),
         batch_format="pyarrow",
         batch_size=None,
         zero_copy_batch=True,
@@ -97,7 +99,7 @@ def _encoded(samples: Dataset, run: PreparedRun) -> Dataset:
 def _measured(samples: Dataset, run: PreparedRun) -> Dataset:
     """Hand-crafted features instead of an encoder: plain tasks, no device."""
     return samples.map_batches(
-        functools.partial(measure_samples, n_channels=len(run.job.channels)),
+        functools.partial(measure_samples, channels=run.job.channels),
         batch_format="pyarrow",
         batch_size=None,
         zero_copy_batch=True,
@@ -122,6 +124,7 @@ def prepare(cfg: EmbedConfig, *, resources: Resources | None = None) -> Prepared
     bundle = None if cfg.encoder == FEATURES else load_encoder(cfg.encoder, pooling=cfg.pooling)
     probed = probe(inputs.records, cfg)
     bundle = bundle or features_bundle(len(probed.channels))
+    inputs = split_large(inputs, cfg, input_px=input_side(cfg, bundle.card))
     store = RunStore(Path(cfg.run_dir))
     plan = make_plan(
         cfg,
@@ -187,10 +190,8 @@ def embed(
             stack.enter_context(
                 cluster(cfg.execution.address, memory_bytes=prepared.plan.memory_bytes, verbose=verbose)
             )
-        n_images = prepared.inputs.records.num_rows
-        return session.compute(
-            pending, n_images=n_images, stream=functools.partial(embed_stream, run=prepared)
-        )
+        n_units = prepared.inputs.records.num_rows
+        return session.compute(pending, n_units=n_units, stream=functools.partial(embed_stream, run=prepared))
 
 
 def retire_rejects(run: Path) -> tuple[EmbedConfig, int]:

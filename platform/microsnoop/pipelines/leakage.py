@@ -20,8 +20,8 @@ from microsnoop.core.schema import require_columns
 from microsnoop.io.manifest import read_records
 from microsnoop.io.pool import read_pool
 from microsnoop.ops.phash import THUMB_PX, close_pairs, dct_hash, similarity, thumbnail
+from microsnoop.pipelines.fields import ReadJob
 from microsnoop.pipelines.plan import probe
-from microsnoop.pipelines.samples import ReadJob
 from microsnoop.pipelines.stages import pixel_sample, read_samples
 
 SAME_PICTURE = 0.95  # correlation of thumbnails from which a hit is called the same picture

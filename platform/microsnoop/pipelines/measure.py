@@ -9,12 +9,14 @@ measured on exactly the pixels that the encoders see, and counted in the same wa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 
 from microsnoop.core.schema import ERROR_FIELDS, PIXEL_FIELDS, ROW_FIELDS, RejectCode, Stage, require_columns
 from microsnoop.models.card import EncoderBundle, EncoderCard, sha256
-from microsnoop.pipelines.stages import pixel_sample, result_table
+from microsnoop.pipelines.stages import not_finite, pixel_sample, result_table
 
 FEATURES = "features"
 
@@ -39,7 +41,7 @@ def features_bundle(n_channels: int) -> EncoderBundle:
     return EncoderBundle(card, b"")
 
 
-def measure_samples(samples: pa.Table, *, n_channels: int) -> pa.Table:
+def measure_samples(samples: pa.Table, *, channels: Sequence[str]) -> pa.Table:
     """Measure one block of samples; as many rows leave as came, in the same order.
 
     ::
@@ -52,15 +54,16 @@ def measure_samples(samples: pa.Table, *, n_channels: int) -> pa.Table:
     names = [name for fields in (ROW_FIELDS, PIXEL_FIELDS, ERROR_FIELDS) for name, _ in fields]
     require_columns(samples.column_names, stage="measure_samples", needed=names)
     stages, codes, messages = (samples[name].to_pylist() for name in ("stage", "code", "message"))
-    vectors = np.full(
-        (samples.num_rows, n_channels * features_bundle(n_channels).card.dim), np.nan, np.float32
-    )
-    for i, row in enumerate(samples.to_pylist()):
-        if codes[i] is not None:
-            continue
-        sample = pixel_sample(row, n_channels)
-        vectors[i] = sample_features(sample.planes, sample.scaling.offset, sample.scaling.span).reshape(-1)
-        if not np.isfinite(vectors[i]).all():
+    rows = samples.to_pylist()
+    vectors = np.full((len(rows), len(channels), features_bundle(len(channels)).card.dim), np.nan, np.float32)
+    good = [i for i, code in enumerate(codes) if code is None]
+    for i in good:
+        sample = pixel_sample(rows[i], len(channels))
+        measured = sample_features(sample.planes, sample.scaling.offset, sample.scaling.span)
+        vectors[i] = measured.reshape(len(channels), -1)
+    bad = not_finite(vectors, rows, channels)
+    for i in good:
+        if bad[i]:
             stages[i], codes[i] = Stage.EMBED, RejectCode.BAD_EMBEDDING
-            messages[i] = f"{next((uri for uri in row['uris'] if uri), '')}: a feature is not finite"
-    return result_table(samples, vectors, stages, codes, messages)
+            messages[i] = f"{next((uri for uri in rows[i]['uris'] if uri), '')}: a feature is not finite"
+    return result_table(samples, vectors.reshape(len(rows), -1), stages, codes, messages)

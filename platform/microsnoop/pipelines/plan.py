@@ -22,6 +22,7 @@ from microsnoop.pipelines.cluster import Resources
 _PROBED = 16
 _WORKER_BYTES = 700 * 2**20  # a process with torch and Ray before it holds a single plane
 _BLOCK_BYTES = 32 * 2**20
+_PX_PER_CELL = 4096  # a guess that only shapes blocks: objects are counted when they are found
 _BLOCK_PLANES_224 = {"cpu": 64, "mps": 512, "cuda": 4096}
 
 
@@ -173,16 +174,26 @@ def _records_per_block(
 ) -> int:
     """Return how many records go into one block: bounded in bytes and in seconds of encoder work."""
     samples = 1.0
-    image_bytes = probed.height_px * probed.width_px * np.dtype(probed.dtype).itemsize * len(probed.channels)
+    height_px, width_px = _read_at_once(cfg, records, probed)
+    image_bytes = height_px * width_px * np.dtype(probed.dtype).itemsize * len(probed.channels)
     if "boxes" in records.schema.names:
         samples = float(pc.mean(pc.list_value_length(records["boxes"])).as_py() or 1)
     elif cfg.mode == "tile":
-        whole = Box(0, 0, probed.height_px, probed.width_px)
+        whole = Box(0, 0, height_px, width_px)
         found, _ = windows(whole, cfg, side_px=input_px, pixel_size_um=probed.pixel_size_um, draw_key="")
         samples = float(len(found))
+    elif cfg.mode == "crop":
+        samples = max(1.0, min(height_px * width_px / _PX_PER_CELL, cfg.crop.max_cells or math.inf))
     by_planes = _BLOCK_PLANES_224[device] * (224 / input_px) ** 2 / (samples * len(probed.channels))
     by_share = records.num_rows / (8 * actors)
     return max(1, math.floor(min(by_planes, _BLOCK_BYTES / image_bytes, by_share)))
+
+
+def _read_at_once(cfg: EmbedConfig, records: pa.Table, probed: Probe) -> tuple[int, int]:
+    """Return how much of a typical field is read at once: all of it, or a block."""
+    if "block" not in records.schema.names:
+        return probed.height_px, probed.width_px
+    return min(probed.height_px, cfg.input.block_px), min(probed.width_px, cfg.input.block_px)
 
 
 def _plane_bytes(input_px: int) -> int:

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from microsnoop.core.config import EmbedConfig, digest
 from microsnoop.core.errors import StaleOutput
-from microsnoop.core.schema import embedding_schema, reject_schema
+from microsnoop.core.schema import WINDOW_COLUMNS, embedding_schema, reject_schema, unit_ids
 from microsnoop.io.parts import read_parts, write_part
 from microsnoop.io.store import COUNT_COLUMNS, RunStore, row_key
 from microsnoop.io.verify import samples_per_image
@@ -92,11 +91,14 @@ def pending_records(store: RunStore, records: pa.Table) -> pa.Table:
     expected, present = samples_per_image(records, rows)
     missing = np.flatnonzero(np.asarray(present) < np.asarray(expected))
     pending = records.take(pa.array(missing, pa.int64()))
-    partial = rows.filter(pc.is_in(rows["image_id"], value_set=pending["image_id"].combine_chunks()))
+    wanted = unit_ids(pending)
     done: dict[str, list[str]] = defaultdict(list)
-    for image_id, obs_id in zip(partial["image_id"].to_pylist(), partial["obs_id"].to_pylist(), strict=True):
-        done[image_id].append(obs_id)
-    skip = [done.get(image_id, []) for image_id in pending["image_id"].to_pylist()]
+    if rows.num_rows and wanted:
+        open_units = set(wanted)
+        for unit, obs_id in zip(unit_ids(rows), rows["obs_id"].to_pylist(), strict=True):
+            if unit in open_units:
+                done[unit].append(obs_id)
+    skip = [done.get(unit, []) for unit in wanted]
     keep = [name for name in pending.column_names if not name.startswith("meta_")]
     return pending.select(keep).append_column("skip_obs_ids", pa.array(skip, pa.list_(pa.string())))
 
@@ -129,10 +131,10 @@ def copy_valid_rows(source: RunStore, target: RunStore, records: pa.Table, ident
 
 
 def _valid(table: pa.Table, keys: dict[str, str], processing_key: str) -> list[bool]:
-    names = ("image_id", "row_key", "y0_px", "x0_px", "height_px", "width_px")
+    columns = (table[name].to_pylist() for name in ("row_key", *WINDOW_COLUMNS))
     return [
-        image_id in keys and key == row_key(keys[image_id], (y0, x0, height, width), processing_key)
-        for image_id, key, y0, x0, height, width in zip(*(table[n].to_pylist() for n in names), strict=True)
+        unit in keys and key == row_key(keys[unit], window, processing_key)
+        for unit, key, *window in zip(unit_ids(table), *columns, strict=True)
     ]
 
 
@@ -153,7 +155,7 @@ def _input_differences(before: pa.Table, after: pa.Table) -> list[str]:
 def _sources(records: pa.Table) -> dict[str, tuple[str, Any]]:
     boxes = records["boxes"].to_pylist() if "boxes" in records.column_names else [None] * records.num_rows
     keys = records["record_key"].to_pylist()
-    return dict(zip(records["image_id"].to_pylist(), zip(keys, boxes, strict=True), strict=True))
+    return dict(zip(unit_ids(records), zip(keys, boxes, strict=True), strict=True))
 
 
 def _examples(names: list[str]) -> str:

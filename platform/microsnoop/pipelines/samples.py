@@ -1,122 +1,91 @@
-"""From one record to its samples: decode once, choose the windows, cut them, find their intensity maps.
+"""From one record to its samples: choose the windows, decode once, cut them, find their intensity maps.
 
 Everything that can be wrong with one image or one cell ends here as a rejected row, never as an exception.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from microsnoop.core.config import EmbedConfig
 from microsnoop.core.errors import RowRejected
-from microsnoop.core.schema import Flag, Kind, RejectCode, Stage, cell_id, tile_id
-from microsnoop.io.images import Image, ImageReader, ImageSource
+from microsnoop.core.schema import WINDOW_COLUMNS, Flag, Kind, RejectCode, Stage, block_id, tile_id
+from microsnoop.io.images import Image, ImageReader
 from microsnoop.io.store import row_key
-from microsnoop.ops.geometry import Box, cut
-from microsnoop.ops.intensity import Scaling, padded_scaling, plane_scaling
+from microsnoop.ops.cell_windows import erase_outside
+from microsnoop.ops.geometry import Box, bounding_box, cut
+from microsnoop.ops.intensity import Scaling, padded_scaling, plane_scaling, unscaled
 from microsnoop.ops.modes import Window, windows
-
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class ReadJob:
-    """What the reading stage must know of the run."""
-
-    cfg: EmbedConfig
-    channels: tuple[str, ...]
-    input_px: int
-    processing_key: str
-    session: str  # unique for each session: files held open by an earlier one are not trusted
-
-
-@dataclass(frozen=True)
-class _Region:
-    """What a record asks for: its whole image, or one of its boxes."""
-
-    parent_id: str
-    label: str | None
-    box: Box | None
-    asked: tuple[int | None, int | None, int | None, int | None]
+from microsnoop.pipelines.crops import cells_of
+from microsnoop.pipelines.fields import (
+    Field,
+    ReadJob,
+    Region,
+    Row,
+    listed_regions,
+    missing_channels,
+    open_field,
+)
+from microsnoop.pipelines.labels import Labels, mask_window, segmentation_plane, threshold_settings
 
 
 @dataclass(frozen=True)
 class _Planned:
     """A window to cut, or the reason why this region has none."""
 
-    region: _Region
+    region: Region
     window: Window | None
     flags: tuple[Flag, ...] = ()
     reject: RowRejected | None = None
+    facts: Row | None = None
 
 
 def samples_of(record: Row, reader: ImageReader, job: ReadJob) -> Iterator[Row]:
     """Yield one row (``schema.sample_schema``) for every sample of a record: pixels, or the reason for none."""
-    regions = _regions(record)
+    regions = listed_regions(record)
     try:
-        image = _read(record, reader, job)
+        field = open_field(record, reader, job)
+        planned, labels = _plan(field, regions)
+        wanted = [plan.window.box for plan in planned if plan.window is not None]
+        image = field.decoded(wanted) if wanted else field.image
     except RowRejected as error:
         for i, region in enumerate(regions):
-            yield _row(record, region, None, job, (i, len(regions)), error=error)
+            yield _row(record, _Planned(region, None, reject=error), job, (i, len(regions)))
         return
-    height_px, width_px = image.planes.shape[1:]
-    pixel_size_um = record["pixel_size_um"] or image.pixel_size_um
     record = {
         **record,
-        "pixel_size_um": pixel_size_um,
-        "image_height_px": height_px,
-        "image_width_px": width_px,
+        "pixel_size_um": field.pixel_size_um,
+        "image_height_px": field.size_px[0],
+        "image_width_px": field.size_px[1],
     }
-    planned = [plan for region in regions for plan in _plan(region, image, job, pixel_size_um)]
     skip = set(record.get("skip_obs_ids") or ())
     for i, plan in enumerate(planned):
-        row = _row(record, plan.region, plan.window, job, (i, len(planned)), error=plan.reject)
+        row = _row(record, plan, job, (i, len(planned)))
         if row["obs_id"] in skip:
             continue
-        if plan.window is not None:
+        if plan.window is not None and plan.reject is None and image is not None:
             try:
-                row |= _pixels(image, plan, job)
+                row |= _pixels(image, plan, field, labels)
             except RowRejected as error:
                 row |= _reject(error, row)
         yield row
 
 
-def _regions(record: Row) -> list[_Region]:
-    boxes = record.get("boxes")
-    if boxes is None:
-        return [_Region(record["image_id"], None, None, (None, None, None, None))]
-    regions = []
-    for b in boxes:
-        asked = (b["y0_px"], b["x0_px"], b["height_px"], b["width_px"])
-        box = Box(*asked) if min(asked[2:]) >= 1 else None
-        regions.append(_Region(cell_id(record["image_id"], b["label"]), b["label"], box, asked))
-    return regions
+def _plan(field: Field, regions: Sequence[Region]) -> tuple[list[_Planned], Labels | None]:
+    """Return every window of a field, or why there is none; and its label mask in mode crop."""
+    if field.job.cfg.mode == "crop":
+        cells, labels = cells_of(field)
+        return [_Planned(c.region, c.window, c.flags, c.reject, c.facts) for c in cells], labels
+    planned = [plan for region in regions for plan in _windows(region, field)]
+    return _without_background(planned, field), None
 
 
-def _read(record: Row, reader: ImageReader, job: ReadJob) -> Image:
-    source = ImageSource.of(record)
-    if not source.uris:
-        raise RowRejected(
-            RejectCode.DECODE_ERROR,
-            f"the image {record['image_id']!r} of the cell table is not in the input list",
-        )
-    image = reader.read(source, channels=job.cfg.input.channels)
-    if image.channels != job.channels:
-        raise RowRejected(
-            RejectCode.CHANNEL_MISMATCH,
-            f"{source.name}: has the channel(s) {', '.join(image.channels)}, but this run is made of "
-            f"{', '.join(job.channels)}; choose channels by position or name with input.channels",
-        )
-    return image
-
-
-def _plan(region: _Region, image: Image, job: ReadJob, pixel_size_um: float | None) -> list[_Planned]:
-    height_px, width_px = image.planes.shape[1:]
+def _windows(region: Region, field: Field) -> list[_Planned]:
+    cfg, (height_px, width_px) = field.job.cfg, field.size_px
     box = region.box if region.label is not None else Box(0, 0, height_px, width_px)
     try:
         if box is None or not box.overlaps(height_px, width_px):
@@ -125,41 +94,83 @@ def _plan(region: _Region, image: Image, job: ReadJob, pixel_size_um: float | No
                 f"the box (y0, x0, height, width) = {region.asked} lies outside its image of "
                 f"{height_px} × {width_px} px",
             )
-        real = cut(image.planes, box)
-        shortest = min(real.shape[1:])
-        if shortest < job.cfg.input.min_side_px:
+        real = box.clipped(height_px, width_px)
+        if min(real.height_px, real.width_px) < cfg.input.min_side_px:
             raise RowRejected(
                 RejectCode.TOO_SMALL,
-                f"{real.shape[1]} × {real.shape[2]} px is below input.min_side_px = {job.cfg.input.min_side_px}",
+                f"{real.height_px} × {real.width_px} px is below input.min_side_px = {cfg.input.min_side_px}",
             )
         found, flags = windows(
-            box, job.cfg, side_px=job.input_px, pixel_size_um=pixel_size_um, draw_key=region.parent_id
+            box,
+            cfg,
+            side_px=field.job.input_px,
+            pixel_size_um=field.pixel_size_um,
+            draw_key=region.parent_id,
         )
     except RowRejected as error:
         return [_Planned(region, None, reject=error)]
     inside = [window for window in found if window.box.overlaps(height_px, width_px)]
+    if field.block is not None and region.label is None:
+        inside = [window for window in inside if starts_in(window, field.block)]
     return [_Planned(region, window, tuple(flags)) for window in inside]
 
 
-def _pixels(image: Image, plan: _Planned, job: ReadJob) -> Row:
+def starts_in(window: Window, block: Box) -> bool:
+    """Whether a tile belongs to a block of a large field: its upper left corner lies there."""
+    y, x = window.box.y0_px - block.y0_px, window.box.x0_px - block.x0_px
+    return 0 <= y < block.height_px and 0 <= x < block.width_px
+
+
+def _without_background(planned: list[_Planned], field: Field) -> list[_Planned]:
+    """Reject tiles that hold too little foreground."""
+    least = field.job.cfg.tile.foreground
+    tiles = [plan.window.box for plan in planned if plan.window is not None and plan.window.is_tile]
+    if not least or not tiles:
+        return planned
+    from microsnoop.ops.segment import foreground
+
+    around = bounding_box(tiles).clipped(*field.size_px)
+    settings = threshold_settings(field.job.cfg.segment, field.pixel_size_um)
+    inside = foreground(segmentation_plane(field, around), settings)
+
+    def checked(plan: _Planned) -> _Planned:
+        if plan.window is None or not plan.window.is_tile:
+            return plan
+        share = float(cut(inside, plan.window.box.shifted(-around.y0_px, -around.x0_px)).mean())
+        if share >= least:
+            return plan
+        message = f"{share:.1%} of the tile is foreground, less than tile.foreground = {least:.1%}"
+        return replace(plan, reject=RowRejected(RejectCode.BACKGROUND, message))
+
+    return [checked(plan) for plan in planned]
+
+
+def _pixels(image: Image, plan: _Planned, field: Field, labels: Labels | None) -> Row:
     """Cut a window and describe its pixels."""
     assert plan.window is not None
-    box, cfg = plan.window.box, job.cfg
-    planes = np.ascontiguousarray(cut(image.planes, box))
+    box, cfg = plan.window.box, field.job.cfg
+    planes = np.ascontiguousarray(_cut(image, box))
     if planes.dtype.kind == "f" and not np.isfinite(planes).all():
         bad = [c for c, plane in zip(image.channels, planes, strict=True) if not np.isfinite(plane).all()]
         raise RowRejected(
             RejectCode.NON_FINITE_PIXELS, f"NaN or infinite pixels in the channel(s) {', '.join(bad)}"
         )
-    whole = cfg.mode == "tile" and cfg.tile.norm == "image"
-    scaling = _scaling(_region_pixels(image, plan) if whole else planes, job, plan.window)
+    missing = _missing(field)
+    if labels is not None and cfg.crop.kind == "mask":
+        planes, scaling = _erased(planes, plan, field, labels)
+    else:
+        whole = cfg.mode == "tile" and cfg.tile.norm == "image"
+        scaling = _scaling(_region_pixels(image, plan) if whole else planes, field.job, plan.window)
+    scaling = scaling.without([image.channels.index(name) for name in missing])
     if cfg.normalise.constant_plane == "reject" and scaling.constant.any():
         flat = [c for c, constant in zip(image.channels, scaling.constant, strict=True) if constant]
         raise RowRejected(RejectCode.CONSTANT_PLANE, f"no contrast in the channel(s) {', '.join(flat)}")
-    clipped = () if box.inside(*image.planes.shape[1:]) else (Flag.CLIPPED_WINDOW,)
+    further = {Flag.CLIPPED_WINDOW} if not box.inside(*field.size_px) else set()
+    further |= {Flag.MISSING_CHANNEL} if missing else set()
     return {
-        "flags": sorted({*image.flags, *plan.flags, *scaling.flags, *clipped}),
+        "flags": sorted({*image.flags, *plan.flags, *scaling.flags, *further}),
         "n_constant_planes": int(scaling.constant.sum()),
+        "missing_channels": missing or None,
         "pixels": planes.tobytes(),
         "dtype": str(planes.dtype),
         "rows_px": planes.shape[1],
@@ -171,35 +182,54 @@ def _pixels(image: Image, plan: _Planned, job: ReadJob) -> Row:
     }
 
 
+def _missing(field: Field) -> list[str]:
+    cfg = field.job.cfg.input
+    return missing_channels(field.record, cfg.channels) if cfg.missing_channel == "mask" else []
+
+
+def _cut(image: Image, box: Box) -> NDArray[Any]:
+    return cut(image.planes, box.shifted(-image.origin_px[0], -image.origin_px[1]))
+
+
 def _region_pixels(image: Image, plan: _Planned) -> NDArray[Any]:
-    return image.planes if plan.region.box is None else cut(image.planes, plan.region.box)
+    return image.planes if plan.region.box is None else _cut(image, plan.region.box)
+
+
+def _erased(
+    planes: NDArray[Any], plan: _Planned, field: Field, labels: Labels
+) -> tuple[NDArray[np.float32], Scaling]:
+    """Scale on the object's own pixels, and set the others to what becomes 0."""
+    assert plan.window is not None
+    assert plan.region.label is not None
+    label = int(plan.region.label.rsplit("-", 1)[-1])
+    below = mask_window(field, labels, plan.window.box)
+    cfg = field.job.cfg.normalise
+    own = planes[:, below == label][:, :, None]
+    scaling = plane_scaling(own, low=cfg.low, high=cfg.high) if cfg.enabled else unscaled(len(planes))
+    return erase_outside(planes, below, label, levels=scaling.offset), scaling
 
 
 def _scaling(planes: NDArray[Any], job: ReadJob, window: Window) -> Scaling:
     cfg = job.cfg.normalise
     if not cfg.enabled:
-        zeros = np.zeros(len(planes))
-        return Scaling(zeros, zeros + 1, zeros, np.zeros(len(planes), bool), ())
+        return unscaled(len(planes))
     if "pad_before_normalize" in job.cfg.compat:
         side_px = 0 if window.factor is None else job.input_px
         return padded_scaling(planes, low=cfg.low, high=cfg.high, side_px=max(side_px, *planes.shape[1:]))
     return plane_scaling(planes, low=cfg.low, high=cfg.high, pad=cfg.pad)
 
 
-def _row(
-    record: Row,
-    region: _Region,
-    window: Window | None,
-    job: ReadJob,
-    position: tuple[int, int],
-    *,
-    error: RowRejected | None,
-) -> Row:
-    """Return the identity of a sample; with ``error`` it is a reject."""
-    box, kind = region.asked, Kind.IMAGE if region.label is None else Kind.CELL
+def _row(record: Row, plan: _Planned, job: ReadJob, position: tuple[int, int]) -> Row:
+    """Return the identity of a sample; with ``plan.reject`` it is a reject."""
+    region, window = plan.region, plan.window
+    block = record.get("block")
+    box, kind, scale = region.asked, Kind.IMAGE if region.label is None else Kind.CELL, None
     obs_id = region.parent_id
+    if block is not None and region.label is None:
+        obs_id = block_id(region.parent_id, block["number"])
     if window is not None:
         box = (window.box.y0_px, window.box.x0_px, window.box.height_px, window.box.width_px)
+        scale = window.factor or job.input_px / max(box[2:])
         if window.is_tile:
             kind, obs_id = Kind.TILE, tile_id(region.parent_id, window.box.y0_px, window.box.x0_px)
     row: Row = {
@@ -212,12 +242,15 @@ def _row(
         "label": region.label,
         "sample_index": position[0],
         "n_samples": position[1],
-        **dict(zip(("y0_px", "x0_px", "height_px", "width_px"), box, strict=True)),
+        **dict(zip(WINDOW_COLUMNS, box, strict=True)),
         "flags": [],
         "n_constant_planes": None,
         "row_key": row_key(record["record_key"], box, job.processing_key),
+        "block": None if block is None else block["number"],
+        "scale": scale,
+        **(plan.facts or {}),
     }
-    return row if error is None else row | _reject(error, row)
+    return row if plan.reject is None else row | _reject(plan.reject, row)
 
 
 def _reject(error: RowRejected, row: Row) -> Row:

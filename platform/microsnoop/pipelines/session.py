@@ -10,6 +10,7 @@ from dataclasses import asdict
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from microsnoop.core.codes import SELECTED_OUT
 from microsnoop.core.config import ExecutionConfig
 from microsnoop.core.errors import MicrosnoopError, RunError, StorageFull
 from microsnoop.io.store import COUNT_COLUMNS, RunStore, now
@@ -48,7 +49,7 @@ class Session:
         self._constant_planes = 0
         self._started, self._begin = now(), time.monotonic()
 
-    def compute(self, pending: pa.Table, *, n_images: int, stream: Stream) -> Summary:
+    def compute(self, pending: pa.Table, *, n_units: int, stream: Stream) -> Summary:
         """Write everything ``stream`` makes of the pending records, and the account of it to ``run.json``.
 
         Raises
@@ -59,18 +60,18 @@ class Session:
         status = "complete"
         try:
             if pending.num_rows:
-                self._consume(pending, n_images, stream)
+                self._consume(pending, n_units, stream)
         except KeyboardInterrupt:
             status = "interrupted"
         except StorageFull:
             raise  # nothing more can be written, run.json included
         except Exception as error:
-            self._finish("failed", n_images)
+            self._finish("failed")
             raise _explain(error) from error
-        return self._finish(status, n_images)
+        return self._finish(status)
 
-    def _consume(self, pending: pa.Table, n_images: int, stream: Stream) -> None:
-        done_before = n_images - pending.num_rows
+    def _consume(self, pending: pa.Table, n_units: int, stream: Stream) -> None:
+        done_before = n_units - pending.num_rows
         computed = 0.0
         for rows in stream(pending):
             self._writer.append(rows)
@@ -78,23 +79,23 @@ class Session:
             self._constant_planes += int(pc.sum(rows["n_constant_planes"]).as_py() or 0)
             computed += _image_shares(rows)
             if self._report is not None:
-                self._report(self._progress(done_before, computed, n_images))
+                self._report(self._progress(done_before, computed, n_units))
 
-    def _progress(self, done_before: int, computed: float, n_images: int) -> Progress:
+    def _progress(self, done_before: int, computed: float, n_units: int) -> Progress:
         rate = self._clock.rows_per_s
         images_per_s = rate * computed / max(1, self._clock.rows)
         done = done_before + computed
         return Progress(
             images_done=done,
-            images_total=n_images,
+            images_total=n_units,
             computed=self._clock.rows,
             rejected=self._writer.rejected,
             written=self._writer.written,
             rows_per_s=rate,
-            seconds_left=(n_images - done) / images_per_s if images_per_s else None,
+            seconds_left=(n_units - done) / images_per_s if images_per_s else None,
         )
 
-    def _finish(self, status: str, n_images: int) -> Summary:
+    def _finish(self, status: str) -> Summary:
         self._writer.flush()
         counts, rows = self._store.counts(), self._store.rows(COUNT_COLUMNS)
         expected, _ = samples_per_image(self._store.records, rows)
@@ -104,9 +105,9 @@ class Session:
         summary = Summary(
             run_dir=str(self._store.path),
             status=status,
-            images=n_images,
+            images=len(pc.unique(self._store.records["image_id"])),
             expected=n_expected,
-            images_rejected=_images_without_vectors(rows),
+            images_rejected=_images_lost(rows, self._store.reject_table()),
             computed=self._clock.rows,
             seconds=time.monotonic() - self._begin,
             rows_per_s=self._clock.rows_per_s,
@@ -148,9 +149,12 @@ def _image_shares(rows: pa.Table) -> float:
     return float(pc.sum(pc.divide(1.0, pc.cast(rows["n_samples"], pa.float64()))).as_py() or 0.0)
 
 
-def _images_without_vectors(rows: pa.Table) -> int:
-    per_image = rows.group_by("image_id").aggregate([("rejected", "min")])
-    return int(pc.sum(per_image["rejected_min"]).as_py() or 0)
+def _images_lost(rows: pa.Table, rejects: pa.Table) -> int:
+    """Return how many images have no vector at all though something of them was to be embedded."""
+    embedded = rows.filter(pc.invert(rows["rejected"]))["image_id"]
+    selected_out = pc.is_in(rejects["code"], value_set=pa.array([str(code) for code in SELECTED_OUT]))
+    failed = rejects.filter(pc.invert(selected_out))["image_id"]
+    return len(set(failed.to_pylist()) - set(embedded.to_pylist()))
 
 
 def _explain(error: Exception) -> MicrosnoopError:

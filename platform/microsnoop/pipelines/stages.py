@@ -30,7 +30,8 @@ from microsnoop.models.embedder import Embedder, EmbedderOptions
 from microsnoop.ops.geometry import Box
 from microsnoop.ops.intensity import Scaling
 from microsnoop.ops.modes import PixelSample
-from microsnoop.pipelines.samples import ReadJob, Row, samples_of
+from microsnoop.pipelines.fields import ReadJob, Row
+from microsnoop.pipelines.samples import samples_of
 
 log = logging.getLogger(__name__)
 
@@ -78,11 +79,11 @@ class EmbedActor:
     """
 
     def __init__(
-        self, bundle: EncoderBundle, plan: DevicePlan, options: EmbedderOptions, n_channels: int
+        self, bundle: EncoderBundle, plan: DevicePlan, options: EmbedderOptions, channels: Sequence[str]
     ) -> None:
         self._embedder = Embedder(bundle, plan, options)
-        self._n_channels = n_channels
-        self._chunk_rows = max(1, 4 * plan.batch_planes // n_channels)
+        self._channels, self._n_channels = list(channels), len(channels)
+        self._chunk_rows = max(1, 4 * plan.batch_planes // len(channels))
 
     def __call__(self, samples: pa.Table) -> pa.Table:
         """Embed one block."""
@@ -119,7 +120,7 @@ class EmbedActor:
             vectors = self._one_by_one(samples, failures)
             if len(failures) == len(rows):  # then it is not the rows
                 raise
-        for i in np.flatnonzero(~np.isfinite(vectors).all(axis=(1, 2))):
+        for i in np.flatnonzero(not_finite(vectors, rows, self._channels)):
             failures.setdefault(int(i), "the encoder's output has no length or is not finite")
         return vectors, failures
 
@@ -131,6 +132,18 @@ class EmbedActor:
             except Exception as error:  # noqa: BLE001  (one bad row must not take its batch with it)
                 failures[i] = f"the encoder failed on this row: {type(error).__name__}: {error}"
         return vectors
+
+
+def not_finite(
+    vectors: NDArray[np.float32], rows: Sequence[Row], channels: Sequence[str]
+) -> NDArray[np.bool_]:
+    """Return which rows of ``vectors`` (n, C, D) are not finite; channels without a file become NaN, in place."""
+    bad: NDArray[np.bool_] = ~np.asarray(np.isfinite(vectors).all(axis=2))
+    for i, row in enumerate(rows):
+        for name in row["missing_channels"] or ():
+            vectors[i, channels.index(name)] = np.nan
+            bad[i, channels.index(name)] = False
+    return np.asarray(bad.any(axis=1))
 
 
 def pixel_sample(row: Row, n_channels: int) -> PixelSample:

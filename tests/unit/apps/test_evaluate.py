@@ -54,7 +54,8 @@ def test_every_recipe_loads(path: Path) -> None:
 
 
 def test_there_are_recipes() -> None:
-    assert {"jurkat-7", "jurkat-5", "rbc12-cells", "rbc-disease"} <= {path.stem for path in RECIPES}
+    names = {"jurkat-7", "jurkat-5", "rbc12-cells", "rbc-disease", "rbc-disease-modes"}
+    assert names <= {path.stem for path in RECIPES}
 
 
 @pytest.mark.shared
@@ -65,6 +66,7 @@ def test_there_are_recipes() -> None:
         ("jurkat-5", 7916, 3416, 5),
         ("rbc12-cells", 7216, 7196, 12),
         ("rbc-disease", 121, 121, 5),
+        ("rbc-disease-modes", 121, 121, 5),
     ],
 )
 def test_rows_of_the_shipped_recipes(
@@ -207,10 +209,14 @@ def test_help_teaches(run: Run) -> None:
         assert word in out
 
 
-def test_all_recipes_by_default_and_overrides_reach_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_recipes_without_variants_by_default_and_overrides_reach_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.chdir(ROOT)
     recipes = load_recipes([], overrides={"max_per_class": 7, "embed.input_px": 96})
-    assert list(recipes) == [path.stem for path in RECIPES]
+    plain = [path.stem for path in RECIPES if not load_settings(path, EvaluateConfig).variants]
+    assert list(recipes) == plain
+    assert set(plain) >= {"jurkat-7", "jurkat-5", "rbc12-cells", "rbc-disease"}
     assert all(r.max_per_class == 7 and r.embed.input_px == 96 for r in recipes.values())
 
 

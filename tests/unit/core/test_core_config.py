@@ -14,12 +14,12 @@ from microsnoop.core.config import (
     InputConfig,
     NativeConfig,
     NormaliseConfig,
-    Settings,
     TileConfig,
     digest,
 )
 from microsnoop.core.config_file import build_config, load_config, load_settings
 from microsnoop.core.errors import ConfigError, MicrosnoopError
+from microsnoop.core.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[3]
 DID_NOT_RAISE = pytest.fail.Exception
@@ -79,7 +79,7 @@ def test_keys_of_a_shipped_file_arrive_where_they_belong() -> None:
         ("execution.gpu", 1, "Extra inputs are not permitted"),
         ("version", 2, "Input should be 1"),
         ("version", None, "Input should be 1"),
-        ("mode", "crop", "'rescale', 'native' or 'tile'"),
+        ("mode", "slide", "'rescale', 'native', 'tile' or 'crop'"),
         ("input_px", 225, "input_px must be a multiple of 8, got 225"),
         ("input_px", 228, "input_px must be a multiple of 8, got 228"),
         ("input_px", 0, "greater than or equal to 8"),
@@ -116,6 +116,17 @@ def test_keys_of_a_shipped_file_arrive_where_they_belong() -> None:
         ("native.rescale_factor", 0, "greater than 0"),
         ("native.target_um_per_px", 0, "greater than 0"),
         ("native.on_oversize", "crop", "'reject' or 'tile'"),
+        ("tile.foreground", 1.1, "less than or equal to 1"),
+        ("segment.diameter_px", 0, "greater than 0"),
+        ("segment.method", "magic", "'threshold', 'cellpose', 'stardist' or 'instanseg'"),
+        ("segment.model", "x.pt", "method threshold has no weights"),
+        ("crop.ratio", 0, "greater than 0"),
+        ("crop.kind", "box", "'region', 'fixed', 'bbox' or 'mask'"),
+        ("crop.max_area_px", 3, "max_area_px (3.0) is below min_area_px (16.0)"),
+        ("crop.every_nth", 0, "greater than or equal to 1"),
+        ("input.masks", "masks", "input.masks is for mode crop, not rescale"),
+        ("input.missing_channel", "zero", "'reject' or 'mask'"),
+        ("input.block_px", 8, "greater than or equal to 64"),
         ("tile.overlap", 0.049, "greater than or equal to 0.05"),  # spec 9: raised, never clamped
         ("tile.overlap", 0.51, "less than or equal to 0.5"),
         ("tile.overlap", float("nan"), "tile.overlap"),
@@ -375,11 +386,39 @@ CHANGES_NUMBERS: dict[str, Any] = {
     "tile.overlap": 0.2,
     "tile.rate": 0.5,
     "tile.norm": "image",
+    "tile.foreground": 0.1,
+    "input.missing_channel": "mask",
     "input.channels": ["DNA"],
     "input.cell_size_px": 64,
     # these two decide which rows are rejected
     "input.min_side_px": 8,
     "input.max_image_mpx": 1.0,
+}
+CHANGES_NUMBERS_OF_CROPS: dict[str, Any] = {
+    "input.block_px": 4096,  # what is segmented on the fly is segmented in blocks
+    "input.mask_kind": "binary",
+    "segment.method": "cellpose",
+    "segment.channel": "DNA",
+    "segment.polarity": "dark",
+    "segment.threshold": "local",
+    "segment.diameter_px": 20.0,
+    "segment.diameter_um": 9.0,
+    "segment.split": False,
+    "segment.halo_px": 64,
+    "crop.kind": "mask",
+    "crop.mask_of": "cell",
+    "crop.ratio": 3.0,
+    "crop.window_um": 20.0,
+    "crop.window_px": 64,
+    "crop.oversize": "shrink",
+    "crop.align": "crop",
+    "crop.fill": True,
+    "crop.exclude_border": False,
+    "crop.border_margin_px": 2,
+    "crop.min_area_px": 20.0,
+    "crop.max_area_px": 900.0,
+    "crop.every_nth": 2,
+    "crop.max_cells": 10,
 }
 CHANGES_NO_NUMBER: dict[str, Any] = {
     "run_dir": "elsewhere",
@@ -396,6 +435,7 @@ CHANGES_NO_NUMBER: dict[str, Any] = {
     "input.cells": "cells.csv",
     "input.cells_columns": {"image": "file"},
     "input.limit": 3,
+    "segment.model": None,  # only with a foreign method, tested below
     "execution.device": "cpu",
     "execution.precision": "fp32",  # stands in the identity of a run as it was resolved
     "execution.compile": True,
@@ -407,7 +447,8 @@ CHANGES_NO_NUMBER: dict[str, Any] = {
     "execution.rows_per_part": 7,
     "execution.flush_seconds": 1.0,
 }
-ELSEWHERE = {"version", "input.pixel_size_um"}  # a constant; part of the record key, tested below
+# a constant; part of the record key, tested below; part of the record key by the files it finds
+ELSEWHERE = {"version", "input.pixel_size_um", "input.masks"}
 
 
 def leaves(model: type[Settings], prefix: str = "") -> set[str]:
@@ -422,13 +463,61 @@ def leaves(model: type[Settings], prefix: str = "") -> set[str]:
 
 
 def test_every_setting_is_known_to_these_tests() -> None:
-    listed = [*CHANGES_NUMBERS, *CHANGES_NO_NUMBER, *ELSEWHERE]
+    listed = [*CHANGES_NUMBERS, *CHANGES_NUMBERS_OF_CROPS, *CHANGES_NO_NUMBER, *ELSEWHERE]
     assert sorted(listed) == sorted(leaves(EmbedConfig))
 
 
 @pytest.mark.parametrize("key", CHANGES_NUMBERS)
 def test_a_setting_that_changes_numbers_changes_the_processing_key(key: str) -> None:
     assert digest(build({key: CHANGES_NUMBERS[key]}).processing()) != digest(build().processing())
+
+
+@pytest.mark.parametrize("key", CHANGES_NUMBERS_OF_CROPS)
+def test_a_setting_of_crops_changes_the_processing_key_of_crops_alone(key: str) -> None:
+    setting = {key: CHANGES_NUMBERS_OF_CROPS[key]}
+    crops = {"mode": "crop"}
+    assert digest(build(crops | setting).processing()) != digest(build(crops).processing())
+    assert build(setting).processing() == build().processing()
+
+
+def test_the_model_of_a_foreign_segmenter_changes_the_processing_key() -> None:
+    crops = {"mode": "crop", "segment.method": "cellpose"}
+    assert (
+        build({**crops, "segment.model": "a"}).processing()
+        != build({**crops, "segment.model": "b"}).processing()
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"mode": "crop", "input.cells": "cells.csv"}, "mode crop finds the cells itself"),
+        ({"mode": "crop", "input.masks": "m", "input.cells": "c.csv"}, "masks and cells exclude each other"),
+        ({"crop.ratio": 2.0, "crop.window_um": 9.0}, "ratio or window_um, not both"),
+        ({"crop.ratio": 2.0, "crop.kind": "bbox"}, "belong to kind region, not bbox"),
+        ({"segment.diameter_px": 2.0, "segment.diameter_um": 9.0}, "diameter_px or diameter_um, not both"),
+    ],
+)
+def test_settings_that_contradict_each_other(settings: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        build(settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "ratio", "oversize"),
+    [
+        ({}, 2.0, "cap"),
+        ({"crop.mask_of": "cell"}, 1.0, "cap"),
+        ({"crop.ratio": 2.5, "crop.mask_of": "cell"}, 2.5, "cap"),
+        ({"crop.kind": "mask"}, 2.0, "shrink"),
+        ({"crop.kind": "bbox", "crop.oversize": "reject"}, 2.0, "reject"),
+    ],
+)
+def test_defaults_of_crops_follow_what_the_mask_outlines(
+    settings: dict[str, Any], ratio: float, oversize: str
+) -> None:
+    crop = build(settings).crop
+    assert (crop.used_ratio, crop.used_oversize) == (ratio, oversize)
 
 
 @pytest.mark.parametrize("key", CHANGES_NO_NUMBER)
@@ -460,7 +549,8 @@ def test_another_pixel_size_gives_another_row_key_where_it_sets_the_scale(tmp_pa
 
     from microsnoop.io.images import ImageReader, ImageSource
     from microsnoop.io.manifest import read_records
-    from microsnoop.pipelines.samples import ReadJob, samples_of
+    from microsnoop.pipelines.fields import ReadJob
+    from microsnoop.pipelines.samples import samples_of
 
     plane = np.arange(96 * 128, dtype=np.uint32).reshape(96, 128) % 251
     Image.fromarray(plane.astype(np.uint8)).save(tmp_path / "a.png")

@@ -8,6 +8,7 @@ import pytest
 
 from microsnoop.core import codes, schema
 from microsnoop.core.schema import (
+    block_id,
     cell_id,
     embedding_schema,
     read_header,
@@ -16,6 +17,7 @@ from microsnoop.core.schema import (
     result_schema,
     sample_schema,
     tile_id,
+    unit_ids,
 )
 
 ROW = {
@@ -38,6 +40,17 @@ ROW = {
     "flags": "list<item: string>",
     "n_constant_planes": "int64",
     "row_key": "string",
+    "block": "int64",
+    "scale": "double",
+    "area_px": "int64",
+    "centroid_y_px": "double",
+    "centroid_x_px": "double",
+    "object_y0_px": "int64",
+    "object_x0_px": "int64",
+    "object_height_px": "int64",
+    "object_width_px": "int64",
+    "n_border_px": "int64",
+    "missing_channels": "list<item: string>",
 }
 PIXELS = {
     "pixels": "large_binary",
@@ -71,7 +84,8 @@ def vectors(width: int) -> dict[str, str]:
 
 
 def test_columns_of_every_table() -> None:
-    assert schema.SCHEMA_VERSION == 1
+    assert schema.SCHEMA_VERSION == 2
+    assert schema.READABLE_VERSIONS == (1, 2)
     assert columns(sample_schema()) == [*ROW.items(), *PIXELS.items(), *ERROR.items()]
     assert columns(result_schema(512)) == [*ROW.items(), *vectors(512).items(), *ERROR.items()]
     found = embedding_schema(channels=["DNA", "ER", "AGP"], dim=256)
@@ -90,6 +104,12 @@ def test_codes_in_files() -> None:
         "constant_plane",
         "too_small",
         "too_large_for_native",
+        "empty_mask",
+        "border_cell",
+        "area_out_of_range",
+        "oversize",
+        "not_drawn",
+        "background",
         "bad_embedding",
     ]
     assert [str(flag) for flag in codes.Flag] == [
@@ -97,6 +117,10 @@ def test_codes_in_files() -> None:
         "constant_plane",
         "auto_tiled",
         "clipped_window",
+        "fragmented",
+        "truncated",
+        "shrunk",
+        "missing_channel",
         "alpha_dropped",
         "cmyk_converted",
         "float64_narrowed",
@@ -113,7 +137,16 @@ def test_schema_offers_the_codes_themselves() -> None:
 def test_ids() -> None:
     assert cell_id("plate/A01_s1.tif", "17") == "plate/A01_s1.tif#17"  # spec 10
     assert tile_id("img", 160, 0) == "img@160,0"
+    assert block_id("img", 3) == "img[block 3]"
     assert tile_id(cell_id("img", "3"), -5, 12) == "img#3@-5,12"
+
+
+def test_units_are_images_or_blocks_of_large_ones() -> None:
+    rows = pa.table({"image_id": ["a", "b", "b"]})
+    assert unit_ids(rows) == ["a", "b", "b"]
+    assert unit_ids(rows.append_column("block", pa.array([None, 0, 1]))) == ["a", "b[block 0]", "b[block 1]"]
+    blocks = pa.array([None, {"number": 4}, {"number": 5}])
+    assert unit_ids(rows.append_column("block", blocks)) == ["a", "b[block 4]", "b[block 5]"]
 
 
 def test_header_survives_a_parquet_file() -> None:
@@ -121,8 +154,8 @@ def test_header_survives_a_parquet_file() -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(found.empty_table(), sink)
     again = pq.read_schema(pa.BufferReader(sink.getvalue()))
-    assert read_header(again) == {"schema_version": 1, "channels": ["DNA", "é"], "dim": 3}
-    assert read_header(reject_schema()) == {"schema_version": 1}
+    assert read_header(again) == {"schema_version": 2, "channels": ["DNA", "é"], "dim": 3}
+    assert read_header(reject_schema()) == {"schema_version": 2}
 
 
 def test_header_of_a_foreign_file_is_empty() -> None:

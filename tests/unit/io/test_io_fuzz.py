@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from microsnoop.core.errors import InputError, RowRejected
-from microsnoop.io.images import ImageSource, read_image
+from microsnoop.io.images import ImageReader, ImageSource, read_image
 from microsnoop.io.tables import read_table
+from microsnoop.ops.geometry import Box
 
 LIMIT_PX = 10**6
 MAX_SECONDS = 10.0
@@ -125,9 +126,27 @@ def _must_end_well(path: Path, data: bytes, index: int | None) -> None:
             assert image.planes.size
             assert str(image.planes.dtype) in ("uint8", "uint16", "int32", "float32")
             assert len(image.channels) == len(set(image.channels)) == len(image.planes) <= 60
+        _a_part_ends_well(path, index)
     assert time.monotonic() - begin < MAX_SECONDS
     leaked = [w for w in caught if w.category is not ResourceWarning]
     assert not leaked, str(leaked[0].message)
+
+
+def _a_part_ends_well(path: Path, index: int | None) -> None:
+    source = ImageSource((str(path),), index=index)
+    with ImageReader(limit_px=LIMIT_PX) as reader:
+        try:
+            info = reader.info(source)
+            box = Box(
+                info.height_px // 2, info.width_px // 2, 1 + info.height_px // 3, 1 + info.width_px // 3
+            )
+            if not box.inside(info.height_px, info.width_px):
+                box = Box(0, 0, 1, 1)
+            image = reader.read(source, box=box)
+        except RowRejected as error:
+            assert str(path) in error.message
+        else:
+            assert image.planes.shape == (len(image.channels), box.height_px, box.width_px)
 
 
 @SOME

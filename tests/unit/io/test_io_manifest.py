@@ -17,7 +17,8 @@ from microsnoop.core.config import InputConfig
 from microsnoop.core.errors import InputError
 from microsnoop.core.schema import META_PREFIX, RECORD_FIELDS
 from microsnoop.io.images import ImageSource, read_image
-from microsnoop.io.manifest import read_records, refreshed, source_key
+from microsnoop.io.manifest import read_records
+from microsnoop.io.sources import refreshed, source_key
 
 Records = Callable[..., list[dict[str, Any]]]
 Put = Callable[[str, bytes], str]
@@ -129,7 +130,7 @@ def test_paths_start_from_the_manifest_or_from_the_root(
 
 def _without_network(records_of: Records, **settings: Any) -> list[dict[str, Any]]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("microsnoop.io.manifest.fingerprints", lambda uris: [None] * len(uris))
+        patch.setattr("microsnoop.io.sources.fingerprints", lambda uris: [None] * len(uris))
         return records_of(**settings)
 
 

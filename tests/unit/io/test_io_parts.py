@@ -237,7 +237,7 @@ def test_a_renamed_or_shortened_part_shows(tmp_path: Path) -> None:
     assert not is_intact(renamed)
 
 
-@pytest.mark.parametrize("version", [2, None, "1"])
+@pytest.mark.parametrize("version", [3, None, "1"])
 def test_parts_of_another_version_are_refused(tmp_path: Path, version: Any) -> None:
     table = _table()
     header = b"{}" if version is None else f'{{"schema_version": {version!r}}}'.replace("'", '"').encode()

@@ -206,7 +206,7 @@ def test_run_json(tmp_path: Path) -> None:
     assert error.value.hint
     run.write_info({"status": "running", "name": "µ 图"})
     assert run.exists
-    assert RunStore(run.path).info == {"schema_version": 1, "status": "running", "name": "µ 图"}
+    assert RunStore(run.path).info == {"schema_version": 2, "status": "running", "name": "µ 图"}
     run.write_info({**run.info, "status": "complete"})
     assert run.info["status"] == RunStore(run.path).info["status"] == "complete"
 
@@ -239,7 +239,7 @@ def test_a_run_json_cut_anywhere(store: RunStore) -> None:
             _ = RunStore(store.path).info
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 3, "1", None])
 def test_a_run_json_of_another_version(store: RunStore, version: Any) -> None:
     (store.path / "run.json").write_text(json.dumps({"schema_version": version}))
     with pytest.raises(RunError, match="schema version"):

@@ -53,7 +53,7 @@ def read(folder: Path, **changes: object) -> pa.Table:
 
 
 def actor() -> EmbedActor:
-    return EmbedActor(load_encoder("pixels16"), PLAN, OPTIONS, 2)
+    return EmbedActor(load_encoder("pixels16"), PLAN, OPTIONS, ["c0", "c1"])
 
 
 def test_reading_gives_one_row_a_sample_in_the_files_own_dtype(folder: Path) -> None:
