@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from microsnoop.core.errors import ConfigError, InputError, RunError
-from microsnoop.io.parts import write_atomic
+from microsnoop.core.errors import ConfigError, InputError
 from microsnoop.ops.intensity import Scaling
 from microsnoop_apps.terminal import say
 from microsnoop_apps.views.groups import Groups, Pick, groups_of, has_vector, order_groups, pick_rows
+from microsnoop_apps.views.page import picture_path
 from microsnoop_apps.views.pixels import Cutout, places_of, read_cutouts
-from microsnoop_apps.views.sheet import Shown, draw_sheet
+from microsnoop_apps.views.sheet import Shown, draw_sheet, write_table
 from microsnoop_apps.views.source import RunData, open_data
 from microsnoop_apps.views.thumbnails import (
     PALETTE,
     Look,
     coloured,
     contrast,
+    finite,
     look_of,
     padded,
     sheet_contrast,
@@ -32,6 +31,7 @@ from microsnoop_apps.views.thumbnails import (
 
 MOST_GROUPS = 12
 _DEFAULT_CHANNELS = 3
+_WHOLE_PX = 512  # side of whole images in memory
 NEAREST, FARTHEST = "nearest", "farthest"
 
 
@@ -63,7 +63,8 @@ def gallery(data: Path, options: GalleryOptions, *, out: Path | None = None, run
     source = open_data(data, run)
     look = _look(source, options.channels)
     picks, sizes = _pick(source, options)
-    cutouts = read_cutouts(source, places_of(source, [pick.row for pick in picks]), look.channels)
+    places = places_of(source, [pick.row for pick in picks])
+    cutouts = read_cutouts(source, places, look.channels, most_px=_WHOLE_PX)
     shown = _pictures(source, cutouts, look, options.contrast)
     by = options.by or "leiden"
     page = draw_sheet(
@@ -71,27 +72,11 @@ def gallery(data: Path, options: GalleryOptions, *, out: Path | None = None, run
         look=look,
     )  # fmt: skip
     page.save(target)
-    _write_table(target.with_suffix(".csv"), picks, source)
-    if source.cfg.mode == "crop" and source.cfg.crop.kind == "mask":
-        say("note: the encoder saw each object with its surroundings erased; here they are left in")
+    write_table(target.with_suffix(".csv"), picks, source.data.obs)
+    for note in _notes(source):
+        say(f"note: {note}")
     say(f"gallery: {target}, and {target.with_suffix('.csv').name} names what is on it")
     return target
-
-
-def picture_path(data: Path, out: Path | None, what: str) -> Path:
-    """Return where a picture goes: beside the data unless ``out`` says otherwise.
-
-    Raises
-    ------
-    ConfigError
-        It is no ``.png``.
-    """
-    if out is None:
-        name = data.stem if data.suffix in (".h5ad", ".zarr") else data.name
-        return data.with_name(f"{name}.{what}.png")
-    if out.suffix != ".png":
-        raise ConfigError(f"--out {out} must end in .png")
-    return out
 
 
 def _look(source: RunData, asked: Sequence[str]) -> Look:
@@ -156,6 +141,7 @@ def _say_left_out(groups: Groups, there: NDArray[np.bool_], n_shown: int, *, ask
 def _pictures(source: RunData, cutouts: Sequence[Cutout], look: Look, how: str) -> list[Shown]:
     """Make pictures of windows: contrast by the percentiles that scaled them for the encoder, or one for all."""
     norm = source.cfg.normalise
+    cutouts = [replace(cutout, planes=finite(cutout.planes)) for cutout in cutouts]
     limits: dict[str, Any] = {"low": norm.low, "high": norm.high, "together": look.together}
     common: Scaling | None = None
     if how == "sheet":
@@ -168,6 +154,22 @@ def _pictures(source: RunData, cutouts: Sequence[Cutout], look: Look, how: str) 
     return shown
 
 
+def _notes(source: RunData) -> list[str]:
+    """Say where the pictures differ from what the encoder saw."""
+    cfg, notes = source.cfg, []
+    if cfg.mode == "crop" and cfg.crop.kind == "mask":
+        notes.append("the encoder saw each object with its surroundings erased; here they are left in")
+    if cfg.mode == "tile" and cfg.tile.norm == "image":
+        notes.append(
+            "the encoder saw each tile in the contrast of its whole image (tile.norm), which is not shown here"
+        )
+    if not cfg.normalise.enabled:
+        notes.append(
+            "the encoder took the pixels as they are (normalise.enabled: false), without this contrast"
+        )
+    return notes
+
+
 def _subtitle(source: RunData, look: Look, options: GalleryOptions) -> str:
     norm = source.cfg.normalise
     scope = "each picture" if options.contrast == "cell" else "the whole sheet"
@@ -176,24 +178,3 @@ def _subtitle(source: RunData, look: Look, options: GalleryOptions) -> str:
     return (
         f"contrast {norm.low:g} to {norm.high:g} % of {scope}; below: cosine distance to the group's centre"
     )
-
-
-def _write_table(path: Path, picks: Sequence[Pick], source: RunData) -> None:
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["group", "rank", "side", "distance", "obs_id", "image_id"])
-    names, images = source.data.obs_names, source.data.obs["image_id"]
-    for pick in picks:
-        row = [
-            pick.group,
-            pick.rank,
-            pick.side,
-            f"{pick.distance:.6g}",
-            names[pick.row],
-            images.iloc[pick.row],
-        ]
-        table.writerow(row)
-    try:
-        write_atomic(path, text.getvalue().encode("utf-8", "surrogateescape"))
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror or error}") from error

@@ -23,9 +23,8 @@ from microsnoop_apps.views.field import (
     find_mask,
     window_of,
 )
-from microsnoop_apps.views.gallery import picture_path
 from microsnoop_apps.views.legend import Entry, Legend, draw_field
-from microsnoop_apps.views.page import INK
+from microsnoop_apps.views.page import INK, picture_path
 from microsnoop_apps.views.painting import (
     OTHER,
     REJECTED,
@@ -37,7 +36,7 @@ from microsnoop_apps.views.painting import (
 )
 from microsnoop_apps.views.pixels import Cutout, Place, check_files, read_cutouts
 from microsnoop_apps.views.source import RunData, open_data
-from microsnoop_apps.views.thumbnails import Look, coloured, contrast, look_of
+from microsnoop_apps.views.thumbnails import Look, coloured, contrast, finite, look_of
 
 _LOW, _HIGH = 0.5, 99.8  # percentiles of the field that become black and bright
 _BRIGHT = 140  # the mean of a field on which white is not seen
@@ -140,9 +139,9 @@ def _look(source: RunData, channel: str) -> Look:
 
 
 def _background(cutout: Cutout, look: Look) -> _Canvas:
-    size = Size.of(*cutout.planes.shape[1:])
-    scaling = contrast(cutout.planes, low=_LOW, high=_HIGH, together=look.together)
-    return _Canvas(coloured(size.planes(cutout.planes), scaling, look), size, cutout.box)
+    size, planes = Size.of(*cutout.planes.shape[1:]), finite(cutout.planes)
+    scaling = contrast(planes, low=_LOW, high=_HIGH, together=look.together)
+    return _Canvas(coloured(size.planes(planes), scaling, look), size, cutout.box)
 
 
 def _paint_cells(canvas: _Canvas, field: FieldMask, found: FieldRows, colouring: Colouring) -> _Painted:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from microsnoop.core.errors import RunError
+from microsnoop.core.errors import ConfigError, RunError
 
 RGB = tuple[int, int, int]
 
@@ -70,6 +70,22 @@ class Page:
         except OSError as error:
             raise RunError(f"cannot write {path}: {error.strerror or error}") from error
         return path
+
+
+def picture_path(data: Path, out: Path | None, what: str) -> Path:
+    """Return where a picture goes: beside the data unless ``out`` says otherwise.
+
+    Raises
+    ------
+    ConfigError
+        It is no ``.png``.
+    """
+    if out is None:
+        name = data.stem if data.suffix in (".h5ad", ".zarr") else data.name
+        return data.with_name(f"{name}.{what}.png")
+    if out.suffix != ".png":
+        raise ConfigError(f"--out {out} must end in .png")
+    return out
 
 
 def text_width(text: str, *, size_px: int = 14, bold: bool = False) -> int:

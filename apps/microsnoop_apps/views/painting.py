@@ -46,11 +46,8 @@ class Size:
 
     def planes(self, planes: NDArray[Any]) -> NDArray[Any]:
         """Return planes (C, H, W) in the size of the picture."""
-        s = self.shrink
-        if s > 1:
-            count, height, width = planes.shape[0], planes.shape[1] // s, planes.shape[2] // s
-            whole = planes[:, : height * s, : width * s].reshape(count, height, s, width, s)
-            return whole.mean(axis=(2, 4), dtype=np.float32)
+        if self.shrink > 1:
+            return block_means(planes, self.shrink)
         return planes.repeat(self.zoom, axis=1).repeat(self.zoom, axis=2)
 
     def mask(self, mask: NDArray[Any]) -> NDArray[Any]:
@@ -67,6 +64,14 @@ class Size:
         y1 = int((box.y0_px + box.height_px) * self.factor // 1)
         x1 = int((box.x0_px + box.width_px) * self.factor // 1)
         return Box(y0, x0, max(1, y1 - y0), max(1, x1 - x0))
+
+
+def block_means(planes: NDArray[Any], side_px: int) -> NDArray[np.float32]:
+    """Return the means of blocks of planes (C, H, W); what is left over at the far borders is cut off."""
+    count, height, width = planes.shape[0], planes.shape[1] // side_px, planes.shape[2] // side_px
+    whole = planes[:, : height * side_px, : width * side_px].reshape(count, height, side_px, width, side_px)
+    means: NDArray[np.float32] = whole.mean(axis=(2, 4), dtype=np.float32)
+    return means
 
 
 def paint_labels(

@@ -14,6 +14,7 @@ from microsnoop.core.schema import WINDOW_COLUMNS, cell_id
 from microsnoop.io.images import ImageReader, ImageSource
 from microsnoop.io.opener import fingerprints
 from microsnoop.ops.geometry import Box, bounding_box, cut
+from microsnoop_apps.views.painting import block_means
 from microsnoop_apps.views.source import Row, RunData, examples
 
 
@@ -91,8 +92,15 @@ def check_files(records: Iterable[Row]) -> None:
         )
 
 
-def read_cutouts(source: RunData, places: Sequence[Place], channels: Sequence[str]) -> list[Cutout]:
+def read_cutouts(
+    source: RunData, places: Sequence[Place], channels: Sequence[str], *, most_px: int | None = None
+) -> list[Cutout]:
     """Read the windows of some rows, image by image.
+
+    Parameters
+    ----------
+    most_px
+        Whole images with a longer side are shrunk to means of blocks: a sheet of them would fill the memory.
 
     Raises
     ------
@@ -111,7 +119,7 @@ def read_cutouts(source: RunData, places: Sequence[Place], channels: Sequence[st
             except RowRejected as error:
                 raise InputError(error.message) from error
             for i, cutout in zip(members, cutouts, strict=True):
-                found[i] = cutout
+                found[i] = cutout if most_px is None or places[i].box else _shrunk(cutout, most_px)
     return [cutout for cutout in found if cutout is not None]
 
 
@@ -133,6 +141,16 @@ def _read_image(
         scale = record["pixel_size_um"] or part.pixel_size_um
         cutouts.append(Cutout(np.array(planes), window, size_px, scale))
     return cutouts
+
+
+def _shrunk(whole: Cutout, most_px: int) -> Cutout:
+    by = -(-max(whole.image_px) // most_px)
+    if by == 1:
+        return whole
+    planes = block_means(whole.planes, by)
+    size_px = (planes.shape[1], planes.shape[2])
+    scale = None if whole.pixel_size_um is None else whole.pixel_size_um * by
+    return Cutout(planes, Box(0, 0, *size_px), size_px, scale)
 
 
 def _box_of_parent(source: RunData, image_id: str, parent_id: str) -> Box | None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
+from microsnoop.core.errors import RunError
+from microsnoop.io.parts import write_atomic
 from microsnoop_apps.views.groups import Pick
 from microsnoop_apps.views.page import PALE_INK, Page, text_width
 from microsnoop_apps.views.thumbnails import Look, scale_bar, thumbnail
@@ -98,6 +104,34 @@ def draw_sheet(
         )
         page.write(f"n = {size:,}", y=middle + 12, x=_MARGIN_PX, size_px=13, colour=PALE_INK)
     return page
+
+
+def write_table(path: Path, picks: Sequence[Pick], obs: pd.DataFrame) -> None:
+    """Write what is on a sheet as CSV, in the order of the groups.
+
+    Raises
+    ------
+    RunError
+        The file cannot be written.
+    """
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["group", "rank", "side", "distance", "obs_id", "image_id"])
+    names, images = obs.index, obs["image_id"]
+    for pick in picks:
+        row = [
+            pick.group,
+            pick.rank,
+            pick.side,
+            f"{pick.distance:.6g}",
+            names[pick.row],
+            images.iloc[pick.row],
+        ]
+        table.writerow(row)
+    try:
+        write_atomic(path, text.getvalue().encode("utf-8", "surrogateescape"))
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _columns(picks: Sequence[Pick], sizes: dict[str, int]) -> _Columns:

@@ -81,6 +81,12 @@ def padded(planes: NDArray[Any], box: Box, image_px: tuple[int, int]) -> tuple[A
     return window, inside
 
 
+def finite(planes: NDArray[Any]) -> NDArray[Any]:
+    """Return planes with the smallest number instead of NaN and infinity: a field may hold some beside its cells."""
+    good = np.isfinite(planes)
+    return planes if good.all() else np.where(good, planes, planes[good].min() if good.any() else 0)
+
+
 def contrast(planes: NDArray[Any], *, low: float, high: float, together: bool = False) -> Scaling:
     """Return the map that makes two percentiles of each plane (C, h, w) black and bright, as the encoder's does.
 

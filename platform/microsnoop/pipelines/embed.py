@@ -28,6 +28,7 @@ from microsnoop.models.card import EncoderBundle, EncoderCard
 from microsnoop.models.device import count_gpus, resolve_device
 from microsnoop.models.embedder import EmbedderOptions
 from microsnoop.models.registry import load_encoder
+from microsnoop.pipelines.actors import EmbedActor
 from microsnoop.pipelines.blocks import split_large
 from microsnoop.pipelines.cluster import Resources, cluster, cluster_resources, local_resources
 from microsnoop.pipelines.fields import ReadJob
@@ -36,7 +37,7 @@ from microsnoop.pipelines.plan import ExecutionPlan, Probe, input_side, make_pla
 from microsnoop.pipelines.progress import Reporter, Summary
 from microsnoop.pipelines.resume import Identity, check_same_run, copy_valid_rows, pending_records
 from microsnoop.pipelines.session import Session
-from microsnoop.pipelines.stages import EmbedActor, read_samples
+from microsnoop.pipelines.stages import read_samples
 
 if TYPE_CHECKING:
     from ray.data import Dataset

@@ -81,9 +81,7 @@ def prepare_segmentation(
     spread = np.linspace(0, len(ids) - 1, min(previews, len(ids))).round().astype(int)
     chosen = frozenset(ids[i] for i in spread)
     job = ReadJob(cfg, channels, 0, "", session=uuid.uuid4().hex)
-    return inputs, SegmentJob(
-        job, folder.resolve(), frozenset(ids[i] for i in chosen) if previews else frozenset(), iou
-    )
+    return inputs, SegmentJob(job, folder.resolve(), chosen, iou)
 
 
 def segment_stream(records: pa.Table, job: SegmentJob) -> Iterator[pa.Table]:

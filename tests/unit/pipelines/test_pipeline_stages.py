@@ -19,9 +19,10 @@ from microsnoop.models.embedder import Embedder, EmbedderOptions
 from microsnoop.models.registry import load_encoder
 from microsnoop.ops.modes import PixelSample
 from microsnoop.pipelines import stages
+from microsnoop.pipelines.actors import EmbedActor
 from microsnoop.pipelines.embed import prepare
 from microsnoop.pipelines.samples import samples_of
-from microsnoop.pipelines.stages import EmbedActor, read_samples
+from microsnoop.pipelines.stages import read_samples
 
 Prepare = Callable[..., tuple[pa.Table, object]]
 OPTIONS = EmbedderOptions(input_px=32, clip=(-1.0, 10.0))
