@@ -150,7 +150,7 @@ def _pictures(source: RunData, cutouts: Sequence[Cutout], look: Look, how: str) 
     for cutout in cutouts:
         window, inside = padded(cutout.planes, cutout.box, cutout.image_px)
         scaling = common or contrast(cutout.planes, **limits)
-        shown.append(Shown(coloured(window, scaling, look), inside, cutout.pixel_size_um))
+        shown.append(Shown(coloured(window, scaling, look), inside, cutout.pixel_size_um, cutout.pixel_px))
     return shown
 
 

@@ -34,7 +34,7 @@ from microsnoop_apps.views.painting import (
     paint_dots,
     paint_labels,
 )
-from microsnoop_apps.views.pixels import Cutout, Place, check_files, read_cutouts
+from microsnoop_apps.views.pixels import Cutout, Place, read_cutouts
 from microsnoop_apps.views.source import RunData, open_data
 from microsnoop_apps.views.thumbnails import Look, coloured, contrast, finite, look_of
 
@@ -95,7 +95,6 @@ def overlay(data: Path, options: OverlayOptions, *, out: Path | None = None, run
     image_id = choose_image(source, options.image)
     found = find_field_rows(source, image_id)
     record = choose_block(source.records_of([image_id])[image_id], found, options.block)
-    check_files([record])
     block = record.get("block")
     core = None if block is None else Box(*(block[name] for name in WINDOW_COLUMNS))
     cutout = read_cutouts(source, [Place(image_id, core)], look.channels)[0]

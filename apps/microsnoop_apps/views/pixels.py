@@ -28,12 +28,16 @@ class Place:
 
 @dataclass(frozen=True)
 class Cutout:
-    """Real pixels (C, h, w) of a window, the window, and the size of its image; scale in µm a pixel if known."""
+    """Real pixels (C, h, w) of a window, the window, the size of its image, and the scale in µm a pixel if known.
+
+    ``pixel_px``: pixels of the image a side of one of these; above 1 where a whole image was shrunk.
+    """
 
     planes: NDArray[Any]
     box: Box
     image_px: tuple[int, int]
     pixel_size_um: float | None
+    pixel_px: int = 1
 
 
 def places_of(source: RunData, rows: Sequence[int]) -> list[Place]:
@@ -150,7 +154,7 @@ def _shrunk(whole: Cutout, most_px: int) -> Cutout:
     planes = block_means(whole.planes, by)
     size_px = (planes.shape[1], planes.shape[2])
     scale = None if whole.pixel_size_um is None else whole.pixel_size_um * by
-    return Cutout(planes, Box(0, 0, *size_px), size_px, scale)
+    return Cutout(planes, Box(0, 0, *size_px), size_px, scale, by)
 
 
 def _box_of_parent(source: RunData, image_id: str, parent_id: str) -> Box | None:

@@ -23,16 +23,21 @@ _GAP_PX, _MARGIN_PX, _BETWEEN_PX, _CAPTION_PX = 6, 24, 34, 22
 _HEADER_PX, _BLOCK_TITLE_PX = 74, 26
 _LABEL_PX = (110, 260)
 _LABEL_SIZE_PX = 16
-_NARROWEST_PX = 760
+_NARROWEST_PX = 960
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture (H, W, 3), which of its pixels are real, and its scale."""
+    """A picture (H, W, 3), which of its pixels are real, and the side of one in µm, if known, and in image pixels."""
 
     picture: NDArray[np.uint8]
     inside: NDArray[np.bool_]
     pixel_size_um: float | None
+    pixel_px: int = 1
+
+    def pixel(self, unit: str) -> float:
+        """Return the side of a pixel in ``µm`` or ``px``."""
+        return self.pixel_size_um or 1.0 if unit == "µm" else self.pixel_px
 
 
 @dataclass(frozen=True)
@@ -81,12 +86,12 @@ def draw_sheet(
     ):
         if n:
             page.write(text, y=top - 14, x=columns.x_of(side, 0), size_px=14, bold=True)
-    digits = 3 if max(pick.distance for pick in picks) >= 0.02 else 5
+    digits = 5 if 0 < max(pick.distance for pick in picks) < 0.02 else 3
     names = list(sizes)
     for pick, one in zip(picks, shown, strict=True):
         x = columns.x_of(pick.side, _position(pick, picks))
         y = top + names.index(pick.group) * step
-        factor = zoom * (one.pixel_size_um or 1.0 if unit == "µm" else 1.0)
+        factor = zoom * one.pixel(unit)
         page.paste(thumbnail(one.picture, one.inside, zoom=factor, side_px=THUMB_PX), y=y, x=x)
         page.write(
             f"{pick.distance:.{digits}f}", y=y + THUMB_PX + 10, x=x + THUMB_PX // 2, size_px=12, anchor="mm",
@@ -163,9 +168,8 @@ def _header(page: Page, title: str, subtitle: str, look: Look, width_px: int) ->
 
 def _zoom(shown: Sequence[Shown]) -> tuple[float, str]:
     """Return sheet pixels a µm where every scale is known, else a pixel: the largest window fills its square."""
-    known = all(one.pixel_size_um for one in shown)
-    sides = [max(one.inside.shape) * ((one.pixel_size_um or 1.0) if known else 1.0) for one in shown]
-    return THUMB_PX / max(sides), "µm" if known else "px"
+    unit = "µm" if all(one.pixel_size_um for one in shown) else "px"
+    return THUMB_PX / max(max(one.inside.shape) * one.pixel(unit) for one in shown), unit
 
 
 def _scale(page: Page, zoom: float, unit: str, width_px: int) -> None:

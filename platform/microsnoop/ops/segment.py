@@ -26,7 +26,8 @@ Labels = NDArray[np.int32]
 
 _MIN_AREA = 0.12  # of a disc of the typical diameter
 _MIN_HEIGHT = 0.5  # of the typical object's
-_PEAK_DISTANCE = 0.3  # diameters
+_PEAK_DISTANCE = 0.3  # diameters, as the next
+_DEPTH_SMOOTH = 0.1  # a ragged outline must not make peaks
 _NECK = 0.95  # parts joined by a neck this wide, compared with the thinner part, are one object
 
 
@@ -73,7 +74,7 @@ def _pieces(mask: Mask) -> Labels:
 def _split(mask: Mask, diameter_px: float) -> Labels:
     """Flood the foreground from the middles of its parts; every connected piece keeps at least one label."""
     depth = ndimage.distance_transform_edt(mask).astype(np.float32)
-    depth = ndimage.gaussian_filter(depth, max(0.5, diameter_px / 16), mode="nearest")
+    depth = ndimage.gaussian_filter(depth, max(0.5, _DEPTH_SMOOTH * diameter_px), mode="nearest")
     reach = 2 * max(1, round(_PEAK_DISTANCE * diameter_px)) + 1
     peaks = mask & (ndimage.maximum_filter(depth, reach) == depth)
     pieces, count = ndimage.label(mask)

@@ -6,6 +6,7 @@ import csv
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,12 @@ from microsnoop.io.manifest import read_records
 from microsnoop.io.store import RunStore
 from microsnoop.io.writer import RunWriter
 from microsnoop.ops.geometry import Box
+from microsnoop_apps.views import gallery as views
 from microsnoop_apps.views import groups as grouping
+from microsnoop_apps.views import pixels
+from microsnoop_apps.views import sheet as sheets
 from microsnoop_apps.views.gallery import GalleryOptions, gallery
-from microsnoop_apps.views.pixels import Place, places_of, read_cutouts
+from microsnoop_apps.views.pixels import Cutout, Place, places_of, read_cutouts
 from microsnoop_apps.views.sheet import THUMB_PX
 from microsnoop_apps.views.source import open_data
 from microsnoop_apps.views.thumbnails import (
@@ -34,6 +38,7 @@ from microsnoop_apps.views.thumbnails import (
     PALETTE,
     coloured,
     contrast,
+    finite,
     look_of,
     padded,
     scale_bar,
@@ -321,7 +326,7 @@ def padded_planes() -> NDArray[np.uint16]:
 def test_contrast_is_that_of_the_encoder_per_cell_or_one_for_the_sheet() -> None:
     planes, other = padded_planes(), padded_planes() * 3
     look = look_of(["x"])
-    for how, pixels in (
+    for how, values in (
         ("cell", planes[0]),
         ("sheet", np.concatenate([planes[0].ravel(), other[0].ravel()])),
     ):
@@ -330,7 +335,7 @@ def test_contrast_is_that_of_the_encoder_per_cell_or_one_for_the_sheet() -> None
             if how == "cell"
             else sheet_contrast([planes[:1], other[:1]], low=2, high=90, together=False)
         )
-        low, high = np.percentile(pixels, [2, 90])
+        low, high = np.percentile(values, [2, 90])
         expected = np.rint(255 * np.clip((planes[0] - low) / (high - low), 0, 1))
         shown = coloured(planes[:1], scaling, look)
         np.testing.assert_array_equal(shown, np.repeat(expected[..., None], 3, axis=2))
@@ -342,42 +347,82 @@ def test_the_options_reach_the_pictures(made: Path) -> None:
         return np.asarray(Image.open(made.parent / "sheet.png"))
 
     first = sheet()
-    assert first.shape == sheet(contrast="sheet").shape
-    assert (first != sheet(contrast="sheet")).any()
-    grey = sheet(channels=("Actin",))[110:200, 140:240]
+    corner = (slice(110, 200), slice(140, 240))
+    assert (first[corner] != sheet(contrast="sheet")[corner]).any()
+    grey = sheet(channels=("Actin",))[corner]
     assert np.ptp(grey.astype(int), axis=2).max() <= 20  # padding is nearly grey
-    assert np.ptp(first[110:200, 140:240].astype(int), axis=2).max() > 100
+    assert np.ptp(first[corner].astype(int), axis=2).max() > 100
 
 
 def test_a_picture_on_the_sheet_is_the_thumbnail_of_its_row(made: Path) -> None:
     rows = _sheet(made, by="line", nearest=2, farthest=2, channels=("DNA",))
     page = np.asarray(Image.open(made.parent / "sheet.png"))
     source = open_data(made)
-    last = next(row for row in rows if row["group"] == "common" and row["side"] == "farthest")
-    numbers = [source.data.obs_names.get_loc(row["obs_id"]) for row in rows]
-    cutouts = dict(
-        zip(
-            [row["obs_id"] for row in rows],
-            read_cutouts(source, places_of(source, numbers), ["DNA"]),
-            strict=True,
-        )
+    numbers = [int(source.data.obs_names.get_loc(row["obs_id"])) for row in rows]
+    found: dict[tuple[str, str], tuple[int, int]] = {}
+    for row, cutout in zip(
+        rows[:4], read_cutouts(source, places_of(source, numbers[:4]), ["DNA"]), strict=True
+    ):
+        window, inside = padded(cutout.planes, cutout.box, cutout.image_px)
+        picture = coloured(window, contrast(cutout.planes, low=2, high=90), look_of(["DNA"]))
+        expected = thumbnail(picture, inside, zoom=THUMB_PX / WINDOW, side_px=THUMB_PX)
+        places = [
+            (y, x)
+            for y in range(90, 110)
+            for x in range(page.shape[1] - THUMB_PX)
+            if (page[y : y + THUMB_PX, x : x + THUMB_PX] == expected).all()
+        ]
+        assert len(places) == 1
+        found[row["side"], row["rank"]] = places[0]
+    # distances grow from left to right: the farthest of all stands last
+    order = [("nearest", "1"), ("nearest", "2"), ("farthest", "2"), ("farthest", "1")]
+    assert [found[key] for key in order] == sorted(found.values())
+
+
+def test_the_size_of_a_group_counts_rows_with_a_vector(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: dict[str, int] = {}
+    drawn = sheets.draw_sheet
+
+    def draw(*args: Any, sizes: dict[str, int], **options: Any) -> Any:
+        counted.update(sizes)
+        return drawn(*args, sizes=sizes, **options)
+
+    monkeypatch.setattr(views, "draw_sheet", draw)
+    _sheet(made, by="line", nearest=1, farthest=0)
+    data = read(made)
+    assert counted == {group: len(_naive(data, "line", group)) for group in ("common", "odd", "rare")}
+    assert sum(counted.values()) < data.obs["line"].notna().sum()
+
+
+def test_large_whole_images_are_shrunk_and_keep_their_scale(tmp_path: Path, made: Path) -> None:
+    plane = np.random.default_rng(0).integers(0, 999, (1, 70, 101), dtype=np.uint16)
+    whole = Cutout(plane, Box(0, 0, 70, 101), (70, 101), 0.5)
+    small = pixels._shrunk(whole, 51)
+    assert small.planes.shape == (1, 35, 50)
+    assert small.planes[0, 3, 7] == plane[0, 6:8, 14:16].mean()
+    assert (small.box, small.image_px, small.pixel_size_um, small.pixel_px) == (
+        Box(0, 0, 35, 50),
+        (35, 50),
+        1.0,
+        2,
     )
-    cutout = cutouts[last["obs_id"]]
-    window, inside = padded(cutout.planes, cutout.box, cutout.image_px)
-    picture = coloured(window, contrast(cutout.planes, low=2, high=90), look_of(["DNA"]))
-    expected = thumbnail(picture, inside, zoom=THUMB_PX / WINDOW, side_px=THUMB_PX)
-    # the farthest of all stands last, at the right end of the first group's row
-    places = [
-        (y, x)
-        for y in range(90, 110)
-        for x in range(page.shape[1] - THUMB_PX)
-        if (page[y, x : x + THUMB_PX] == expected[0]).all()
-    ]
-    assert len(places) == 1
-    (y, x) = places[0]
-    np.testing.assert_array_equal(page[y : y + THUMB_PX, x : x + THUMB_PX], expected)
-    others = [c for name, c in cutouts.items() if name != last["obs_id"]]
-    assert all((c.planes.shape != cutout.planes.shape) or (c.planes != cutout.planes).any() for c in others)
+    assert pixels._shrunk(whole, 101) is whole
+    source = open_data(made)
+    (cell,) = read_cutouts(source, places_of(source, [5]), ["DNA"], most_px=8)
+    (image,) = read_cutouts(source, [Place("a.tif", None)], ["DNA"], most_px=64)
+    assert cell.box.height_px == WINDOW  # only whole images
+    assert image.planes.shape == (1, 48, 64)
+    shown = sheets.Shown(np.zeros((48, 64, 3), np.uint8), np.ones((48, 64), bool), None, image.pixel_px)
+    assert sheets._zoom([shown]) == (THUMB_PX / 128, "px")
+    assert sheets._zoom([replace(shown, pixel_size_um=1.0)]) == (THUMB_PX / 64, "µm")
+
+
+def test_numbers_that_are_none_become_the_smallest() -> None:
+    planes = np.array([[[2.0, np.nan], [np.inf, 5.0]]], np.float32)
+    np.testing.assert_array_equal(finite(planes), [[[2, 2], [2, 5]]])
+    assert not finite(np.full((1, 2, 2), np.nan)).any()
+    whole = np.ones((1, 2, 2), np.uint8)
+    assert finite(whole) is whole
 
 
 def test_channels_have_colours_that_add_up() -> None:

@@ -21,6 +21,7 @@ from microsnoop.io.writer import RunWriter
 from microsnoop.ops.geometry import Box
 from microsnoop.pipelines.embed import prepare
 from microsnoop.pipelines.stages import read_samples, result_table
+from microsnoop_apps.views import overlay as views
 from microsnoop_apps.views.colouring import colour_rows, group_colour, scale_colours
 from microsnoop_apps.views.overlay import OverlayOptions, overlay
 from microsnoop_apps.views.painting import (
@@ -328,6 +329,53 @@ def test_cells_of_a_table_have_a_dot_in_their_middle(tmp_path: Path) -> None:
     for (y, x), group in (((20, 20), 0), ((44, 64), 1), ((90, 1), 0)):
         assert tuple(picture[8 * y, 8 * x]) == group_colour(group)
     assert tuple(picture[8 * 8, 8 * 10]) == group_colour(0)  # a corner of the first window
+
+
+def test_windows_of_a_large_field_are_shown_block_by_block(tmp_path: Path) -> None:
+    _put(tmp_path, "f", _mask({1: (5, 5, 3, 3)}, (140, 210)), tile=(32, 32))
+    (tmp_path / "cells.csv").write_text(
+        "image,x_px,y_px,kind_of\nf.tif,20,20,a\nf.tif,150,110,b\nf.tif,900,900,a\n"
+    )
+    inputs = {"cells": str(tmp_path / "cells.csv"), "cell_size_px": 24, "block_px": 128}
+    store = _embed(tmp_path, "run", mode="native", input=inputs)
+    assert store.records.num_rows == 2  # two of four blocks hold cells
+    picture = _picture(export(store), by="kind_of", block=3)
+    assert tuple(picture[(110 - 70) * 10, (150 - 105) * 10]) == group_colour(1)
+    assert not (picture[: 70 * 10, : 105 * 10] == group_colour(0)).all(axis=2).any()
+
+
+def test_cells_that_are_not_in_the_file_are_told_from_rejected_ones(tmp_path: Path) -> None:
+    _put(tmp_path, "f", _mask(OBJECTS))
+    (tmp_path / "cells.csv").write_text(
+        "image,x0_px,y0_px,width_px,height_px,kind_of\nf.tif,4,4,24,24,a\nf.tif,60,40,24,24,a\nf.tif,90,70,3,9,a\n"
+    )
+    store = _embed(tmp_path, "run", mode="native", input={"cells": str(tmp_path / "cells.csv")})
+    data = read(export(store))
+    data[data.obs["label"].astype(str) == "1"].copy().write_h5ad(tmp_path / "run.h5ad")
+    picture = _picture(tmp_path / "run.h5ad", by="kind_of")
+    assert tuple(picture[8 * 4, 8 * 4]) == group_colour(0)
+    assert tuple(picture[8 * 40, 8 * 60]) == OTHER
+    assert tuple(picture[8 * 70, 8 * 90]) == REJECTED
+
+
+def test_the_legend_counts_what_is_on_the_picture(field: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, seen = views.draw_field, []
+
+    def draw(picture: Any, legend: Any, **options: Any) -> Any:
+        seen.append([entry.text for entry in (*legend.groups, *legend.others)])
+        return drawn(picture, legend, **options)
+
+    monkeypatch.setattr(views, "draw_field", draw)
+    data = read(field)
+    data = data[~((data.obs["image_id"] == "g.tif") & (data.obs["label"].astype(str) == "5"))].copy()
+    data.obs["leiden"] = data.obs["leiden"].where((data.obs["label"].astype(str) != "7").to_numpy())
+    data.write_h5ad(field)
+    _picture(field, image="g.tif")
+    (field.parent / "cells.csv").write_text("image,x_px,y_px\nf.tif,20,20\nf.tif,64,44\nf.tif,500,500\n")
+    inputs = {"cells": str(field.parent / "cells.csv"), "cell_size_px": 24}
+    store = _embed(field.parent, "table", mode="native", input=inputs)
+    _picture(export(store), by="kind", image="f.tif")
+    assert seen == [["0 (2)", "no value (1)", "rejected (2)", "not in run.h5ad (1)"], ["cell (2)"]]
 
 
 # ---------------------------------------------------------------- painting
