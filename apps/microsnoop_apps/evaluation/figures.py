@@ -20,7 +20,10 @@ def bar_chart(results: Sequence[SetScores], path: Path) -> Path:
     """Draw balanced accuracy (kNN and probe) of every encoder on every set, with 95 % intervals."""
     names = list(dict.fromkeys(name for result in results for name in result.names))
     width = 0.8 / len(names)
-    figure = Figure(figsize=(max(6.4, 2.2 * len(results) + 2), 6.4), layout="constrained")
+    # the legend's two columns of names with digits of weights, some 0.1 inch a letter, must not be cut off
+    legend = 2 * (0.1 * (max(map(len, names)) + 15) + 0.6)
+    size = (max(6.4, 2.2 * len(results) + 2, legend), 6.4 + 0.11 * max(0, len(names) - 8))
+    figure = Figure(figsize=size, layout="constrained")
     for axes, classifier in zip(figure.subplots(2, 1, sharex=True, sharey=True), (KNN, PROBE), strict=True):
         for i, name in enumerate(names):
             places = [s + (i - (len(names) - 1) / 2) * width for s in range(len(results))]
