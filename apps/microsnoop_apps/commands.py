@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from microsnoop.core.codes import SELECTED_OUT
 from microsnoop.core.config import EmbedConfig
 from microsnoop.core.config_file import build_config, load_config
 from microsnoop.core.errors import ConfigError
@@ -73,9 +74,9 @@ def embed(cfg: EmbedConfig, *, fork: str, debug: bool) -> int:
     summary = embed_with_progress(cfg, fork_from=fork_from, debug=debug)
     code = exit_code(summary, cfg.max_reject_fraction)
     if summary.rejected:
-        say(
-            f"rejects: {summary.run_dir}/rejects/*.parquet; repair the files, then `microsnoop retry {summary.run_dir}`"
-        )
+        repairable = summary.rejected_by_code.keys() - SELECTED_OUT
+        fix = f"; repair the files, then `microsnoop retry {summary.run_dir}`" if repairable else ""
+        say(f"rejects: {summary.run_dir}/rejects/*.parquet{fix}")
     if summary.complete and summary.written and cfg.export != "none":
         export(Path(cfg.run_dir), Path(f"{Path(cfg.run_dir)}.{cfg.export}"), level="auto", fuse="")
     return code

@@ -67,7 +67,8 @@ def show_plan(run: PreparedRun) -> None:
     cells = (
         sum(len(boxes) for boxes in records["boxes"].to_pylist()) if "boxes" in records.column_names else 0
     )
-    what = f"{records.num_rows:,}" + (f" with {cells:,} cells" if cells else "")
+    n_images = len(set(records["image_id"].to_pylist()))  # a large field is several records
+    what = f"{n_images:,}" + (f" with {cells:,} cells" if cells else "")
     size = f"{probed.height_px} × {probed.width_px} px {probed.dtype}"
     say("Plan")
     show_rows(

@@ -19,6 +19,8 @@ _ENVIRONMENT = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # a worker a core, started before anybody asks, holds 110 MB each and is hardly ever used
+    "RAY_prestart_worker_first_driver": "0",
 }
 _MIN_STORE, _MAX_STORE = 200 * 2**20, 4 * 2**30
 

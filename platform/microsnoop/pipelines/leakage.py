@@ -97,7 +97,7 @@ def hash_images(cfg: EmbedConfig) -> Hashes:
             table.slice(start, _RECORDS_PER_BLOCK) for start in range(0, table.num_rows, _RECORDS_PER_BLOCK)
         ]
         planes = (
-            ray.data.from_arrow(blocks)
+            ray.data.from_blocks(blocks)
             .map_batches(functools.partial(read_samples, job=job), batch_format="pyarrow", batch_size=None)
             .map_batches(
                 functools.partial(_hash_samples, channels=channels), batch_format="pyarrow", batch_size=None

@@ -97,7 +97,7 @@ def segment_stream(records: pa.Table, job: SegmentJob) -> Iterator[pa.Table]:
     blocks = [
         records.slice(start, _FIELDS_PER_BLOCK) for start in range(0, records.num_rows, _FIELDS_PER_BLOCK)
     ]
-    found = ray.data.from_arrow(blocks).map_batches(
+    found = ray.data.from_blocks(blocks).map_batches(
         functools.partial(_segment_fields, job=job), batch_format="pyarrow", batch_size=None
     )
     yield from found.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)

@@ -95,7 +95,7 @@ def tile_dataset(cfg: PoolConfig, plan: PoolPlan) -> Dataset:
     blocks = [
         records.slice(start, _IMAGES_PER_BLOCK) for start in range(0, records.num_rows, _IMAGES_PER_BLOCK)
     ]
-    return ray.data.from_arrow(blocks).map_batches(
+    return ray.data.from_blocks(blocks).map_batches(
         functools.partial(cut_tiles, cfg=cfg.images, tile_px=cfg.tile_px),
         batch_format="pyarrow",
         batch_size=None,

@@ -46,7 +46,8 @@ def test_help_shows_every_command() -> None:
     shown = subprocess.run(
         [sys.executable, "-m", "microsnoop_apps", "--help"], capture_output=True, text=True, check=True
     )
-    for command in ("embed", "verify", "retry", "models", "export", "umap", "demo", "evaluate", "doctor"):
+    commands = ("embed", "verify", "retry", "models", "export", "umap", "demo", "evaluate", "doctor")
+    for command in (*commands, "pretrain", "segment", "gallery", "overlay"):
         assert f" {command} " in shown.stdout
 
 

@@ -88,3 +88,35 @@ def test_its_numbers_are_still_what_the_encoder_gives(run: RunStore, examples: P
     )
     vector = embedder.embed([PixelSample(nucleus, plane_scaling(nucleus), box, (512, 512), 1.0)])[0, 0]
     np.testing.assert_allclose(np.asarray(data.X)[0], vector, atol=1e-5)
+
+
+@pytest.fixture
+def run_v2(tmp_path: Path) -> RunStore:
+    shutil.copytree(GOLDEN.with_name("run_v2"), tmp_path / "run_v2")
+    return RunStore(tmp_path / "run_v2")
+
+
+def test_version_2_verifies_with_the_columns_of_today(run_v2: RunStore) -> None:
+    result = verify(run_v2)
+    assert result.problems == []
+    assert result.summary() == "expected 6 = written 4 + rejected 2 (border_cell 2)"
+    part, rejects = run_v2.embedding_parts()[0], run_v2.reject_parts()[0]
+    assert pq.read_schema(part).equals(embedding_schema(channels=["DNA", "ER"], dim=256))
+    assert pq.read_schema(rejects).equals(reject_schema())
+    assert read_header(pq.read_schema(part))["schema_version"] == 2
+    assert {"mask_uri", "mask_fingerprint"} <= set(run_v2.records.column_names)
+
+
+def test_version_2_exports_cells_and_fields(run_v2: RunStore) -> None:
+    cells = read(export(run_v2, fuse="concat"))
+    assert list(cells.obs_names) == ["A01#3", "A01#7", "A02#3", "A02#7"]
+    assert list(cells.obs["area_px"]) == [168, 100, 168, 100]
+    np.testing.assert_allclose(cells.obsm["spatial"][0], [(18.5 + 0.5) / 2, (15.5 + 0.5) / 2])
+    missing = np.isnan(cells.X)
+    np.testing.assert_array_equal(missing[:, 256:].all(axis=1), [False, False, True, True])
+    assert not missing[:, :256].any()
+    fields = read(export(run_v2, run_v2.path / "fields.h5ad", level="field"))
+    assert list(fields.obs_names) == ["A01", "A02"]
+    assert list(fields.obs["n_cells"]) == [2, 2]
+    assert list(fields.obs["n_rejected"]) == [1, 1]
+    assert np.isfinite(fields.X).all()  # fused by mean: the channels that are there
