@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from microsnoop.core.field_config import CropConfig, SegmentConfig
+from microsnoop.core.field_config import SEGMENTER_VERSION, CropConfig, SegmentConfig
 from microsnoop.core.settings import ChannelChoice, Settings
 
 
@@ -251,7 +251,7 @@ class EmbedConfig(Settings):
         if self.pooling != "encoder":
             settings["pooling"] = self.pooling
         if self.mode == "crop" or self.tile.foreground:
-            settings["segment"] = self.segment.model_dump(mode="json")
+            settings["segment"] = {**self.segment.model_dump(mode="json"), "version": SEGMENTER_VERSION}
         if self.mode == "crop":
             settings["crop"] = self.crop.model_dump(mode="json")
             settings["block_px"] = self.input.block_px

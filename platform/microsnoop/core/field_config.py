@@ -12,6 +12,8 @@ from pydantic import Field, model_validator
 
 from microsnoop.core.settings import Channel, Settings
 
+# Part of the key of rows that were segmented on the fly: raise it with every change of the built-in segmenter's masks.
+SEGMENTER_VERSION = 1
 _MASK_OF_RATIO = {"nucleus": 2.0, "cell": 1.0}
 
 

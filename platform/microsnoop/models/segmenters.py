@@ -16,6 +16,8 @@ instanseg     the TorchScript file of a model (instanseg.pt)           Goldsboro
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,6 +70,23 @@ class ForeignSegmenter:
         return _as_labels(self.predict(values), plane.shape, self.name)
 
 
+# method: its package, what model points to, and what a folder of weights holds
+_FOREIGN: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "cellpose": ("cellpose.models", "the file of a Cellpose model", ()),
+    "stardist": ("stardist.models", "the folder of a 2D StarDist model", ("config.json", "weights_*.h5")),
+    "instanseg": ("instanseg", "the TorchScript file instanseg.pt", ()),
+}
+
+
+def check_segmenter(method: str, model: str | None) -> None:
+    """Raise what :func:`load_segmenter` would for a missing package or weights, without loading either."""
+    if method in _FOREIGN:
+        package = _FOREIGN[method][0].partition(".")[0]
+        if sys.modules.get(package) is None and importlib.util.find_spec(package) is None:
+            require(package, extra=method)
+        _weights(method, model)
+
+
 def load_segmenter(
     method: str, *, diameter_px: float | None, settings: ThresholdSettings, model: str | None
 ) -> Segmenter:
@@ -110,8 +129,8 @@ def load_segmenter(
 
 
 def _load_cellpose(model: str | None, diameter_px: float | None) -> Segmenter:
-    package = require("cellpose.models", extra="cellpose")
-    path = _weights(model, method="cellpose", wanted="the file of a Cellpose model", holds=())
+    package = require(_FOREIGN["cellpose"][0], extra="cellpose")
+    path = _weights("cellpose", model)
     network = package.CellposeModel(gpu=True, pretrained_model=str(path))  # it falls back to the CPU itself
 
     def predict(plane: NDArray[np.float32]) -> Any:
@@ -121,9 +140,8 @@ def _load_cellpose(model: str | None, diameter_px: float | None) -> Segmenter:
 
 
 def _load_stardist(model: str | None) -> Segmenter:
-    package = require("stardist.models", extra="stardist")
-    wanted = "the folder of a 2D StarDist model"
-    path = _weights(model, method="stardist", wanted=wanted, holds=("config.json", "weights_*.h5"))
+    package = require(_FOREIGN["stardist"][0], extra="stardist")
+    path = _weights("stardist", model)
     network = package.StarDist2D(None, name=path.name, basedir=str(path.parent))
 
     def predict(plane: NDArray[np.float32]) -> Any:
@@ -134,8 +152,8 @@ def _load_stardist(model: str | None) -> Segmenter:
 
 
 def _load_instanseg(model: str | None) -> Segmenter:
-    package = require("instanseg", extra="instanseg")
-    path = _weights(model, method="instanseg", wanted="the TorchScript file instanseg.pt", holds=())
+    package = require(_FOREIGN["instanseg"][0], extra="instanseg")
+    path = _weights("instanseg", model)
     # given a name, InstanSeg would look it up on the web; given a module, it does not
     network = package.InstanSeg(require("torch", extra="instanseg").jit.load(str(path)), verbosity=0)
 
@@ -146,8 +164,9 @@ def _load_instanseg(model: str | None) -> Segmenter:
     return ForeignSegmenter(f"instanseg:{path.parent.name}", predict)
 
 
-def _weights(model: str | None, *, method: str, wanted: str, holds: tuple[str, ...]) -> Path:
+def _weights(method: str, model: str | None) -> Path:
     """Return the path of weights that are there; never let a package go and fetch them."""
+    _, wanted, holds = _FOREIGN[method]
     hint = f"download the weights yourself and set model to {wanted}; nothing is downloaded here"
     if model is None:
         raise EncoderError(f"{method} needs its weights on disk and no model is set", hint=hint)

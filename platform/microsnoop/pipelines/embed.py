@@ -28,6 +28,7 @@ from microsnoop.models.card import EncoderBundle, EncoderCard
 from microsnoop.models.device import count_gpus, resolve_device
 from microsnoop.models.embedder import EmbedderOptions
 from microsnoop.models.registry import load_encoder
+from microsnoop.models.segmenters import check_segmenter
 from microsnoop.pipelines.actors import EmbedActor
 from microsnoop.pipelines.blocks import split_large
 from microsnoop.pipelines.cluster import Resources, cluster, cluster_resources, local_resources
@@ -123,6 +124,8 @@ def prepare(cfg: EmbedConfig, *, resources: Resources | None = None) -> Prepared
     """
     resources = resources or local_resources(gpus=count_gpus())
     inputs = read_records(cfg.input)
+    if cfg.mode == "crop" and "mask_uri" not in inputs.records.column_names:
+        check_segmenter(cfg.segment.method, cfg.segment.model)
     bundle = None if cfg.encoder == FEATURES else load_encoder(cfg.encoder, pooling=cfg.pooling)
     probed = probe(inputs.records, cfg)
     bundle = bundle or features_bundle(len(probed.channels))

@@ -24,6 +24,7 @@ from microsnoop.core.schema import RECORD_FIELDS, require_columns
 from microsnoop.io.images import ImageReader
 from microsnoop.io.manifest import InputList, read_records
 from microsnoop.io.parts import write_atomic
+from microsnoop.models.segmenters import check_segmenter
 from microsnoop.pipelines.fields import Field, ReadJob, Row, open_field
 from microsnoop.pipelines.labels import find_labels, segment_field, segmentation_plane
 from microsnoop.pipelines.plan import probe
@@ -68,6 +69,7 @@ def prepare_segmentation(
         Whatever cannot work, said before any work is done.
     """
     inputs = read_records(cfg.input)
+    check_segmenter(cfg.segment.method, cfg.segment.model)
     channels = probe(inputs.records, cfg).channels
     ids = inputs.records["image_id"].to_pylist()
     stems: dict[str, str] = {}

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from microsnoop.core.errors import ConfigError, EncoderError, MissingDependency
-from microsnoop.models.segmenters import Segmenter, load_segmenter
+from microsnoop.models.segmenters import Segmenter, check_segmenter, load_segmenter
 from microsnoop.ops.segment import ThresholdSettings, segment_threshold
 
 Freeze = Callable[[NDArray], NDArray]
@@ -161,9 +161,11 @@ def test_a_missing_package_names_its_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, method, None)
     monkeypatch.setitem(sys.modules, f"{method}.models", None)
-    with pytest.raises(MissingDependency, match=method) as caught:
-        load(method, weights)
-    assert f"microsnoop-platform[{method}]" in caught.value.hint
+    attempts = (lambda: load(method, weights), lambda: check_segmenter(method, weights[method]))
+    for attempt in attempts:
+        with pytest.raises(MissingDependency, match=method) as caught:
+            attempt()
+        assert f"microsnoop-platform[{method}]" in caught.value.hint
 
 
 @pytest.mark.parametrize("method", FOREIGN)
@@ -174,6 +176,16 @@ def test_missing_weights_are_refused_and_never_fetched(
     with pytest.raises(EncoderError, match="weights") as caught:
         load(method, weights, model=model)
     assert "nothing is downloaded" in caught.value.hint
+    with pytest.raises(EncoderError, match="weights"):
+        check_segmenter(method, model)
+    assert packages.calls == []
+
+
+@pytest.mark.parametrize("method", ["threshold", *FOREIGN])
+def test_what_is_there_passes_the_check_without_being_loaded(
+    method: str, packages: Packages, weights: dict
+) -> None:
+    check_segmenter(method, weights.get(method))
     assert packages.calls == []
 
 

@@ -13,6 +13,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from microsnoop.core.config import EmbedConfig
+from microsnoop.core.errors import MicrosnoopError
 from microsnoop.pipelines.embed import prepare
 from microsnoop.pipelines.stages import pixel_sample, read_samples
 
@@ -204,3 +205,9 @@ def test_the_channel_to_segment_need_not_be_embedded(field: Path) -> None:
     rows = _rows(field, masks=False, segment={"channel": "c0"}, input={"channels": ["c1"]})
     assert any(row["code"] is None for row in rows)
     assert all(len(row["offset"]) == 1 for row in rows if row["code"] is None)
+
+
+def test_a_foreign_segmenter_without_package_or_weights_is_refused_before_any_work(field: Path) -> None:
+    with pytest.raises(MicrosnoopError, match=r"cellpose"):
+        _rows(field, masks=False, segment={"method": "cellpose", "model": str(field / "no such model")})
+    assert _rows(field, masks=True, segment={"method": "cellpose"})  # with masks nothing is segmented
