@@ -37,7 +37,7 @@ class SegmentConfig(Settings):
         "auto", description="One threshold for the field, or one that follows its illumination."
     )
     diameter_px: float | None = Field(
-        None, gt=0, description="Typical diameter of an object (default: estimated from the picture),"
+        None, ge=4, description="Typical diameter of an object (default: estimated from the picture),"
     )
     diameter_um: float | None = Field(None, gt=0, description="or in µm; needs a known pixel size.")
     split: bool = Field(True, description="Separate touching objects by a distance watershed.")

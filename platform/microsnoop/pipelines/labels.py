@@ -108,13 +108,19 @@ def threshold_settings(cfg: SegmentConfig, pixel_size_um: float | None) -> Thres
     Raises
     ------
     RowRejected
-        ``diameter_um`` is set and the pixel size is unknown.
+        ``diameter_um`` is set and the pixel size is unknown, or too coarse for such objects.
     """
-    from microsnoop.ops.foreground import ThresholdSettings
+    from microsnoop.ops.foreground import SMALLEST_DIAMETER_PX, ThresholdSettings
 
     diameter_px = cfg.diameter_px
     if cfg.diameter_um is not None:
         diameter_px = cfg.diameter_um / known_pixel_size(pixel_size_um, "segment.diameter_um")
+        if diameter_px < SMALLEST_DIAMETER_PX:
+            raise RowRejected(
+                RejectCode.SHAPE_MISMATCH,
+                f"objects of segment.diameter_um = {cfg.diameter_um:g} are {diameter_px:.1f} px wide here; at least "
+                f"{SMALLEST_DIAMETER_PX:g} are needed",
+            )
     return ThresholdSettings(
         polarity=cfg.polarity, threshold=cfg.threshold, diameter_px=diameter_px, split=cfg.split
     )

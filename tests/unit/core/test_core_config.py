@@ -117,7 +117,7 @@ def test_keys_of_a_shipped_file_arrive_where_they_belong() -> None:
         ("native.target_um_per_px", 0, "greater than 0"),
         ("native.on_oversize", "crop", "'reject' or 'tile'"),
         ("tile.foreground", 1.1, "less than or equal to 1"),
-        ("segment.diameter_px", 0, "greater than 0"),
+        ("segment.diameter_px", 3.9, "greater than or equal to 4"),
         ("segment.method", "magic", "'threshold', 'cellpose', 'stardist' or 'instanseg'"),
         ("segment.model", "x.pt", "method threshold has no weights"),
         ("crop.ratio", 0, "greater than 0"),
@@ -495,7 +495,7 @@ def test_the_model_of_a_foreign_segmenter_changes_the_processing_key() -> None:
         ({"mode": "crop", "input.masks": "m", "input.cells": "c.csv"}, "masks and cells exclude each other"),
         ({"crop.ratio": 2.0, "crop.window_um": 9.0}, "ratio or window_um, not both"),
         ({"crop.ratio": 2.0, "crop.kind": "bbox"}, "belong to kind region, not bbox"),
-        ({"segment.diameter_px": 2.0, "segment.diameter_um": 9.0}, "diameter_px or diameter_um, not both"),
+        ({"segment.diameter_px": 8.0, "segment.diameter_um": 9.0}, "diameter_px or diameter_um, not both"),
     ],
 )
 def test_settings_that_contradict_each_other(settings: dict[str, Any], complaint: str) -> None:

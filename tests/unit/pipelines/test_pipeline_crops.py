@@ -211,3 +211,15 @@ def test_a_foreign_segmenter_without_package_or_weights_is_refused_before_any_wo
     with pytest.raises(MicrosnoopError, match=r"cellpose"):
         _rows(field, masks=False, segment={"method": "cellpose", "model": str(field / "no such model")})
     assert _rows(field, masks=True, segment={"method": "cellpose"})  # with masks nothing is segmented
+
+
+def test_a_diameter_in_um_needs_a_pixel_size_that_can_show_it(field: Path) -> None:
+    for input_, complaint in (
+        ({}, "segment.diameter_um needs the pixel size"),
+        ({"pixel_size_um": 5.0}, "are 2.0 px wide here"),
+    ):
+        (row,) = _rows(field, masks=False, segment={"diameter_um": 10.0}, input=input_)
+        assert row["code"] == "shape_mismatch"
+        assert complaint in row["message"]
+    rows = _rows(field, masks=False, segment={"diameter_um": 10.0}, input={"pixel_size_um": 0.5})
+    assert any(row["code"] is None for row in rows)
