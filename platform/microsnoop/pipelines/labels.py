@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from microsnoop.core.errors import RowRejected
 from microsnoop.core.field_config import SegmentConfig
 from microsnoop.core.schema import RejectCode
+from microsnoop.io.images import ImageReader
 from microsnoop.io.labels import labels_info, read_labels
 from microsnoop.ops.geometry import Box, cut
 from microsnoop.ops.objects import ObjectTable, merge_tables, object_table, relabelled
@@ -77,7 +78,7 @@ def mask_window(field: Field, labels: Labels, box: Box) -> NDArray[Any]:
     """Return the label mask below the part of ``box`` that lies in the image."""
     if labels.mask is not None:
         return cut(labels.mask, box.shifted(-labels.origin_px[0], -labels.origin_px[1]))
-    return read_labels(field.record["mask_uri"], box=box.clipped(*field.size_px))
+    return read_labels(field.record["mask_uri"], box=box.clipped(*field.size_px), reader=field.reader)
 
 
 def segmentation_plane(field: Field, box: Box | None) -> NDArray[Any]:
@@ -178,16 +179,18 @@ def _segment_block(field: Field, core: Box) -> Labels:
 @functools.lru_cache(maxsize=1)
 def _table_by_strips(uri: str, state: str, size_px: tuple[int, int]) -> ObjectTable:  # noqa: ARG001  (a changed file)
     """Tabulate a large mask strip by strip; its blocks come one after the other and share the table."""
-    info = labels_info(uri)
-    _check_size(uri, (info.height_px, info.width_px), size_px)
     rows = max(1, _STRIP_PX // size_px[1])
 
-    def strips() -> Iterator[ObjectTable]:
+    def strips(reader: ImageReader) -> Iterator[ObjectTable]:
         for y0 in range(0, size_px[0], rows):
             box = Box(y0, 0, min(rows, size_px[0] - y0), size_px[1])
-            yield object_table(read_labels(uri, box=box), origin_px=(y0, 0), image_px=size_px)
+            part = read_labels(uri, box=box, reader=reader)
+            yield object_table(part, origin_px=(y0, 0), image_px=size_px)
 
-    return merge_tables(strips())
+    with ImageReader() as reader:
+        info = labels_info(uri, reader=reader)
+        _check_size(uri, (info.height_px, info.width_px), size_px)
+        return merge_tables(strips(reader))
 
 
 def _check_size(uri: str, mask_px: tuple[int, ...], size_px: tuple[int, int]) -> None:
