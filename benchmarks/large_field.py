@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
-from peak_memory import PeakMemory
+from peak_memory import measure
 
 _TILE_PX = 512
 
@@ -92,14 +92,7 @@ def main() -> None:
         ]  # fmt: skip
         for setting in (*settings, "input.max_image_mpx=50"):
             command += ["--set", setting]
-        begin = time.monotonic()
-        child = subprocess.Popen(command)
-        watcher = PeakMemory(child.pid)
-        code = child.wait()
-        peak = watcher.stop()
-        print(
-            f"exit {code}, {time.monotonic() - begin:.0f} s, peak memory of all processes {peak / 1e9:.2f} GB"
-        )
+        code = measure(command)
         checked = subprocess.run(["microsnoop", "verify", str(run)], check=False).returncode
     sys.exit(code or checked)
 

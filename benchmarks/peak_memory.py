@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -61,11 +61,16 @@ def _pss(process: psutil.Process) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def measure(command: Sequence[str]) -> int:
+    """Run a command, print what it took and return its exit code."""
     begin = time.monotonic()
-    child = subprocess.Popen(sys.argv[1:])
+    child = subprocess.Popen(command)
     watcher = PeakMemory(child.pid)
     code = child.wait()
     peak = watcher.stop()
     print(f"exit {code}, {time.monotonic() - begin:.0f} s, peak memory of all processes {peak / 1e9:.2f} GB")
-    sys.exit(code)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(measure(sys.argv[1:]))

@@ -240,25 +240,40 @@ class EmbedConfig(Settings):
 
         A setting that came later stands here only where it is in force: runs begun before keep their key.
         """
-        names = {"mode", "input_px", "antialias", "l2", "normalise", "native", "tile", "seed", "compat"}
+        names = {"mode", "input_px", "antialias", "l2", "normalise", "native", "seed", "compat"}
         settings = self.model_dump(mode="json", include=names)
-        if not self.tile.foreground:
-            del settings["tile"]["foreground"]
+        settings |= settings_of_fields(self.mode, self.tile, segment=self.segment, crop=self.crop)
         settings["channels"] = self.input.channels
         settings["cell_size_px"] = self.input.cell_size_px
         settings["min_side_px"] = self.input.min_side_px
         settings["max_image_mpx"] = self.input.max_image_mpx
         if self.pooling != "encoder":
             settings["pooling"] = self.pooling
-        if self.mode == "crop" or self.tile.foreground:
-            settings["segment"] = {**self.segment.model_dump(mode="json"), "version": SEGMENTER_VERSION}
+        if "segment" in settings:
+            settings["segment"]["version"] = SEGMENTER_VERSION
         if self.mode == "crop":
-            settings["crop"] = self.crop.model_dump(mode="json")
             settings["block_px"] = self.input.block_px
             settings["mask_kind"] = self.input.mask_kind
         if self.input.missing_channel != "reject":
             settings["missing_channel"] = self.input.missing_channel
         return settings
+
+
+def settings_of_fields(
+    mode: str, tile: TileConfig, *, segment: SegmentConfig, crop: CropConfig
+) -> dict[str, Any]:
+    """Return the sections ``tile``, ``segment`` and ``crop``, the later ones only where they are in force.
+
+    They came when runs existed already: what does not decide the numbers of those must not change their keys.
+    """
+    settings = {"tile": tile.model_dump(mode="json")}
+    if not tile.foreground:
+        del settings["tile"]["foreground"]
+    if mode == "crop" or tile.foreground:
+        settings["segment"] = segment.model_dump(mode="json")
+    if mode == "crop":
+        settings["crop"] = crop.model_dump(mode="json")
+    return settings
 
 
 def digest(value: Any) -> str:

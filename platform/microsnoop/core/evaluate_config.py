@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from microsnoop.core.config import InputConfig, NativeConfig, NormaliseConfig, TileConfig
+from microsnoop.core.config import InputConfig, NativeConfig, NormaliseConfig, TileConfig, settings_of_fields
 from microsnoop.core.field_config import CropConfig, SegmentConfig
 from microsnoop.core.settings import Settings
 
@@ -61,14 +61,8 @@ class RecipeEmbedConfig(Settings):
 
         A setting that came later stands here only where it is in force: runs begun before keep their folder.
         """
-        settings = self.model_dump(mode="json", exclude={"aggregate", "segment", "crop"})
-        if not self.tile.foreground:
-            del settings["tile"]["foreground"]
-        if self.mode == "crop" or self.tile.foreground:
-            settings["segment"] = self.segment.model_dump(mode="json")
-        if self.mode == "crop":
-            settings["crop"] = self.crop.model_dump(mode="json")
-        return settings
+        settings = self.model_dump(mode="json", exclude={"aggregate", "tile", "segment", "crop"})
+        return settings | settings_of_fields(self.mode, self.tile, segment=self.segment, crop=self.crop)
 
 
 class EvaluateConfig(Settings):

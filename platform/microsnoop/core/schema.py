@@ -14,7 +14,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from microsnoop.core.codes import SELECTED_OUT as SELECTED_OUT
 from microsnoop.core.codes import Flag as Flag
 from microsnoop.core.codes import Kind as Kind
 from microsnoop.core.codes import RejectCode as RejectCode

@@ -44,8 +44,8 @@ def attach_masks(records: pa.Table, cfg: InputConfig) -> tuple[pa.Table, list[st
     notes = []
     if missing := found.count(None):
         notes.append(f"{missing:,} images have no mask in {masks}: they become rejects")
-    if count > len(set(filter(None, found))):
-        notes.append(f"{count - len(set(filter(None, found))):,} masks in {masks} belong to no image")
+    if unclaimed := count - len(set(filter(None, found))):
+        notes.append(f"{unclaimed:,} masks in {masks} belong to no image")
     return records.append_column("mask_uri", pa.array(found, pa.string())), notes
 
 

@@ -190,21 +190,22 @@ class RunStore:
         fields = [field for field in reject_schema() if field.name in columns]
         return pa.schema([*fields, ("rejected", pa.bool_())]).empty_table()
 
-    def reject_table(self) -> pa.Table:
-        """Return all rejects."""
-        tables = [table for _, table in read_parts(self.reject_parts(), reject_schema().names)]
-        return pa.concat_tables(tables) if tables else reject_schema().empty_table()
+    def reject_table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return all rejects, or some columns of them."""
+        names = reject_schema().names if columns is None else list(columns)
+        tables = [table for _, table in read_parts(self.reject_parts(), names)]
+        return pa.concat_tables(tables) if tables else reject_schema().empty_table().select(names)
 
     def counts(self) -> dict[str, Any]:
         """Return how many rows are written and rejected, by reason."""
         written = sum(pq.read_metadata(part).num_rows for part in self.embedding_parts())
-        codes = pc.value_counts(self.reject_table()["code"]).to_pylist()
+        codes = pc.value_counts(self.reject_table(("code",))["code"]).to_pylist()
         by_code = {entry["values"]: entry["counts"] for entry in sorted(codes, key=lambda e: -e["counts"])}
         return {"written": written, "rejected": sum(by_code.values()), "rejected_by_code": by_code}
 
     def retire_rejects(self) -> int:
         """Move all rejects to ``retried/`` so that their rows count as missing; return how many rows."""
-        count = int(self.reject_table().num_rows)
+        count = int(self.reject_table(("obs_id",)).num_rows)
         target = self.path / "retried"
         target.mkdir(exist_ok=True)
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")

@@ -57,6 +57,11 @@ class Box:
         """Return the box moved down and right."""
         return Box(self.y0_px + y_px, self.x0_px + x_px, self.height_px, self.width_px)
 
+    def holds(self, y_px: Any, x_px: Any) -> Any:
+        """Whether points (numbers or arrays) lie in the box; of boxes side by side exactly one holds a point."""
+        inside_y = (y_px >= self.y0_px) & (y_px < self.y0_px + self.height_px)
+        return inside_y & (x_px >= self.x0_px) & (x_px < self.x0_px + self.width_px)
+
     def overlaps(self, height_px: int, width_px: int) -> bool:
         """Whether the box shares a pixel with an image of this size."""
         return (

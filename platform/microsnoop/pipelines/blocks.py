@@ -133,4 +133,4 @@ def _centre_in(box: Row, core: Box, info: ImageInfo) -> bool:
     """Whether a cell's centre lies in a block; one outside of the image belongs to the nearest block."""
     y = min(max(box["y0_px"] + box["height_px"] / 2, 0), info.height_px - 1)
     x = min(max(box["x0_px"] + box["width_px"] / 2, 0), info.width_px - 1)
-    return core.y0_px <= y < core.y0_px + core.height_px and core.x0_px <= x < core.x0_px + core.width_px
+    return bool(core.holds(y, x))

@@ -27,6 +27,7 @@ class Cell:
     """One object of a field: what is known of it, and the window to cut or the reason why there is none."""
 
     region: Region
+    number: int  # in the mask
     facts: Row
     window: Window | None
     flags: tuple[Flag, ...]
@@ -55,10 +56,11 @@ def cells_of(field: Field) -> tuple[list[Cell], Labels]:
     generator = keyed_generator(cfg.seed, "cells", f"{field.image_id}{prefix}")
     plans = plan_cells(table, rules, image_px=field.size_px, generator_for_draw=generator)
     scale = min(1.0, field.job.input_px / rules.window_px)
-    names = (f"{prefix}{label}" for label in table.label.tolist())
     cells = [
-        _cell(field, name, facts, plan, None if cfg.crop.fill else scale)
-        for name, facts, plan, mine in zip(names, _facts(table), plans, owned.tolist(), strict=True)
+        _cell(field, f"{prefix}{number}", number, facts, plan, None if cfg.crop.fill else scale)
+        for number, facts, plan, mine in zip(
+            table.label.tolist(), _facts(table), plans, owned.tolist(), strict=True
+        )
         if mine
     ]
     return _without_cut(cells, field, labels), labels
@@ -92,24 +94,23 @@ def crop_rules(cfg: EmbedConfig, input_px: int, pixel_size_um: float | None) -> 
     )
 
 
-def _cell(field: Field, name: str, facts: Row, plan: CellWindow | Skipped, scale: float | None) -> Cell:
+def _cell(
+    field: Field, name: str, number: int, facts: Row, plan: CellWindow | Skipped, scale: float | None
+) -> Cell:
     box = Box(*(facts[f"object_{side}"] for side in ("y0_px", "x0_px", "height_px", "width_px")))
     asked = (box.y0_px, box.x0_px, box.height_px, box.width_px)
     region = Region(cell_id(field.image_id, name), name, box, asked)
     if isinstance(plan, Skipped):
-        return Cell(region, facts, None, (), RowRejected(plan.code, plan.message))
+        return Cell(region, number, facts, None, (), RowRejected(plan.code, plan.message))
     factor = None if scale is None else plan.factor * scale
-    return Cell(region, facts, Window(plan.box, factor), plan.flags, None)
+    return Cell(region, number, facts, Window(plan.box, factor), plan.flags, None)
 
 
 def _owned(table: ObjectTable, field: Field) -> NDArray[np.bool_]:
     """Return which objects this record is about: all, or those whose centroid lies in its block."""
-    core = field.block
-    if core is None:
+    if field.block is None:
         return np.ones(len(table), bool)
-    y, x = table.centroid_y_px, table.centroid_x_px
-    inside: NDArray[np.bool_] = (y >= core.y0_px) & (y < core.y0_px + core.height_px)
-    return inside & (x >= core.x0_px) & (x < core.x0_px + core.width_px)
+    return np.asarray(field.block.holds(table.centroid_y_px, table.centroid_x_px))
 
 
 def _chosen(table: ObjectTable, kept: NDArray[np.bool_]) -> ObjectTable:

@@ -31,7 +31,7 @@ from microsnoop.models.registry import load_encoder
 from microsnoop.models.segmenters import check_segmenter
 from microsnoop.pipelines.actors import EmbedActor
 from microsnoop.pipelines.blocks import split_large
-from microsnoop.pipelines.cluster import Resources, cluster, cluster_resources, local_resources
+from microsnoop.pipelines.cluster import Resources, as_dataset, cluster, cluster_resources, local_resources
 from microsnoop.pipelines.fields import ReadJob
 from microsnoop.pipelines.measure import FEATURES, features_bundle, measure_samples
 from microsnoop.pipelines.plan import ExecutionPlan, Probe, input_side, make_plan, probe
@@ -70,12 +70,7 @@ def embed_stream(records: pa.Table, *, run: PreparedRun) -> Iterator[pa.Table]:
         -> read_samples    (tasks)       + obs_id, box, pixels in the file's dtype one row a sample
         -> EmbedActor      (actors)      - pixels, + vectors (C·D)                 one row a sample
     """
-    import ray.data
-
-    size = run.plan.records_per_block
-    blocks = [records.slice(start, size) for start in range(0, records.num_rows, size)]
-    # from_arrow would ask a worker for the size of every block, and start one a core to do so: 110 MB each
-    samples = ray.data.from_blocks(blocks).map_batches(
+    samples = as_dataset(records, rows_per_block=run.plan.records_per_block).map_batches(
         functools.partial(read_samples, job=run.job),
         batch_format="pyarrow",
         batch_size=None,
@@ -214,7 +209,7 @@ def retire_rejects(run: Path) -> tuple[EmbedConfig, int]:
     store = RunStore(run)
     cfg = EmbedConfig.model_validate({**store.info["config"], "run_dir": str(run)})
     with store.lock():
-        rejected = set(store.reject_table()["image_id"].to_pylist())
+        rejected = set(store.reject_table(("image_id",))["image_id"].to_pylist())
         count = store.retire_rejects()
         if count:
             store.write_inputs(refreshed(store.records, rejected), None)

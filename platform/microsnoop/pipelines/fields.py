@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from microsnoop.core.config import EmbedConfig
 from microsnoop.core.errors import RowRejected
 from microsnoop.core.schema import RejectCode, cell_id
-from microsnoop.core.settings import ChannelChoice
 from microsnoop.io.images import Image, ImageReader, ImageSource, select_channels
 from microsnoop.ops.geometry import Box, bounding_box, cut
 
@@ -54,6 +53,7 @@ class Field:
     size_px: tuple[int, int]
     pixel_size_um: float | None
     block: Box | None
+    missing: tuple[str, ...]  # channels that are left empty, because they have no file
     image: Image | None
 
     @property
@@ -95,7 +95,8 @@ class Field:
         """
         if self.image is not None:
             return self.image
-        return _decode(self.record, self.reader, self.job, bounding_box(windows).clipped(*self.size_px))
+        box = bounding_box(windows).clipped(*self.size_px)
+        return _decode(self.record, self.reader, self.job, box, missing=self.missing)
 
 
 def open_field(record: Row, reader: ImageReader, job: ReadJob) -> Field:
@@ -106,16 +107,16 @@ def open_field(record: Row, reader: ImageReader, job: ReadJob) -> Field:
     RowRejected
         With the reason why nothing of it can be embedded.
     """
-    block = record.get("block")
+    block, missing = record.get("block"), _missing(record, job)
     if block is None:
-        image = _decode(record, reader, job, None)
+        image = _decode(record, reader, job, None, missing=missing)
         size_px, stated = image.size_px, image.pixel_size_um
     else:
         image = None
         info = reader.info(ImageSource.of(record))
         size_px, stated = (info.height_px, info.width_px), info.pixel_size_um
     core = None if block is None else Box(*(block[n] for n in ("y0_px", "x0_px", "height_px", "width_px")))
-    return Field(record, job, reader, size_px, record["pixel_size_um"] or stated, core, image)
+    return Field(record, job, reader, size_px, record["pixel_size_um"] or stated, core, missing, image)
 
 
 def listed_regions(record: Row) -> list[Region]:
@@ -131,28 +132,26 @@ def listed_regions(record: Row) -> list[Region]:
     return regions
 
 
-def missing_channels(record: Row, choice: ChannelChoice | None) -> list[str]:
-    """Return the run's channels for which a record has no file (only where channels are separate files)."""
-    source = ImageSource.of(record)
-    if source.uri_channels is None:
-        return []
-    positions, kept = select_channels(source.uri_channels, choice, where=source.name)
-    prints = record["fingerprints"]
-    return [
-        name
-        for position, name in zip(positions, kept, strict=True)
-        if source.uris[position] is None or prints[position] is None
-    ]
+def _missing(record: Row, job: ReadJob) -> tuple[str, ...]:
+    """Return the channels to leave empty: those without a file, unless that is a reject or there is none at all."""
+    source, cfg = ImageSource.of(record), job.cfg.input
+    if cfg.missing_channel == "reject" or source.uri_channels is None:
+        return ()
+    positions, kept = select_channels(source.uri_channels, cfg.channels, where=source.name)
+    files = list(zip(source.uris, record["fingerprints"], strict=True))
+    missing = tuple(name for p, name in zip(positions, kept, strict=True) if None in files[p])
+    return missing if len(missing) < len(kept) else ()
 
 
-def _decode(record: Row, reader: ImageReader, job: ReadJob, box: Box | None) -> Image:
+def _decode(
+    record: Row, reader: ImageReader, job: ReadJob, box: Box | None, *, missing: Sequence[str]
+) -> Image:
     source = ImageSource.of(record)
     if not source.uris:
         raise RowRejected(
             RejectCode.DECODE_ERROR,
             f"the image {record['image_id']!r} of the cell table is not in the input list",
         )
-    missing = _absent(record, job)
     if missing:
         return _decode_present(source, missing, reader, job, box)
     image = reader.read(source, channels=job.cfg.input.channels, box=box)
@@ -163,14 +162,6 @@ def _decode(record: Row, reader: ImageReader, job: ReadJob, box: Box | None) -> 
             f"{', '.join(job.channels)}; choose channels by position or name with input.channels",
         )
     return image
-
-
-def _absent(record: Row, job: ReadJob) -> list[str]:
-    """Return the channels to leave out; all of them missing is no image."""
-    if job.cfg.input.missing_channel == "reject":
-        return []
-    missing = missing_channels(record, job.cfg.input.channels)
-    return missing if len(missing) < len(job.channels) else []
 
 
 def _decode_present(

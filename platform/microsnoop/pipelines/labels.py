@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # scikit-image takes its time: imported where something is se
     from microsnoop.models.segmenters import Segmenter
     from microsnoop.ops.foreground import ThresholdSettings
 
-_STAINS: dict[Any, Literal["hematoxylin", "grey"]] = {"hematoxylin": "hematoxylin", "grey": "grey"}
+_STAINS: tuple[Literal["hematoxylin", "grey"], ...] = ("hematoxylin", "grey")
 _STRIP_PX = 16_000_000  # pixels of a mask that are tabulated at once
 
 
@@ -90,10 +90,11 @@ def segmentation_plane(field: Field, box: Box | None) -> NDArray[Any]:
         The image has no such channel, or its pixels are not finite.
     """
     channel = field.job.cfg.segment.channel
-    if channel in _STAINS and channel not in field.job.channels:
+    stain = next((stain for stain in _STAINS if stain == channel), None)
+    if stain is not None and stain not in field.job.channels:
         from microsnoop.ops.stain import colour_plane
 
-        plane = colour_plane(field.planes_of(("red", "green", "blue"), box), _STAINS[channel])
+        plane = colour_plane(field.planes_of(("red", "green", "blue"), box), stain)
     else:
         plane = field.planes_of([field.job.channels[0] if channel is None else channel], box)[0]
     if plane.dtype.kind == "f" and not np.isfinite(plane).all():

@@ -20,6 +20,7 @@ from microsnoop.core.schema import require_columns
 from microsnoop.io.manifest import read_records
 from microsnoop.io.pool import read_pool
 from microsnoop.ops.phash import THUMB_PX, close_pairs, dct_hash, similarity, thumbnail
+from microsnoop.pipelines.cluster import as_dataset
 from microsnoop.pipelines.fields import ReadJob
 from microsnoop.pipelines.plan import probe
 from microsnoop.pipelines.stages import pixel_sample, read_samples
@@ -81,8 +82,6 @@ def hash_images(cfg: EmbedConfig) -> Hashes:
         -> read_samples      + pixels                             one row an image or cell
         -> _hash_samples     name, channel, hash, thumb           one row a plane
     """
-    import ray.data
-
     records = read_records(cfg.input).records
     channels = probe(records, cfg).channels
     cfg = cfg.model_copy(update={"mode": "rescale"})  # whole regions, whatever windows the encoders see
@@ -93,11 +92,8 @@ def hash_images(cfg: EmbedConfig) -> Hashes:
     thumbs: list[NDArray[np.uint8]] = []
     flat = unreadable = 0
     for table in tables:
-        blocks = [
-            table.slice(start, _RECORDS_PER_BLOCK) for start in range(0, table.num_rows, _RECORDS_PER_BLOCK)
-        ]
         planes = (
-            ray.data.from_blocks(blocks)
+            as_dataset(table, rows_per_block=_RECORDS_PER_BLOCK)
             .map_batches(functools.partial(read_samples, job=job), batch_format="pyarrow", batch_size=None)
             .map_batches(
                 functools.partial(_hash_samples, channels=channels), batch_format="pyarrow", batch_size=None

@@ -27,7 +27,6 @@ from microsnoop.pipelines.fields import (
     Region,
     Row,
     listed_regions,
-    missing_channels,
     open_field,
 )
 from microsnoop.pipelines.labels import Labels, mask_window, segmentation_plane, threshold_settings
@@ -42,6 +41,7 @@ class _Planned:
     flags: tuple[Flag, ...] = ()
     reject: RowRejected | None = None
     facts: Row | None = None
+    number: int | None = None  # of the object in the mask
 
 
 def samples_of(record: Row, reader: ImageReader, job: ReadJob) -> Iterator[Row]:
@@ -79,7 +79,7 @@ def _plan(field: Field, regions: Sequence[Region]) -> tuple[list[_Planned], Labe
     """Return every window of a field, or why there is none; and its label mask in mode crop."""
     if field.job.cfg.mode == "crop":
         cells, labels = cells_of(field)
-        return [_Planned(c.region, c.window, c.flags, c.reject, c.facts) for c in cells], labels
+        return [_Planned(c.region, c.window, c.flags, c.reject, c.facts, c.number) for c in cells], labels
     planned = [plan for region in regions for plan in _windows(region, field)]
     return _without_background(planned, field), None
 
@@ -117,8 +117,7 @@ def _windows(region: Region, field: Field) -> list[_Planned]:
 
 def starts_in(window: Window, block: Box) -> bool:
     """Whether a tile belongs to a block of a large field: its upper left corner lies there."""
-    y, x = window.box.y0_px - block.y0_px, window.box.x0_px - block.x0_px
-    return 0 <= y < block.height_px and 0 <= x < block.width_px
+    return bool(block.holds(window.box.y0_px, window.box.x0_px))
 
 
 def _without_background(planned: list[_Planned], field: Field) -> list[_Planned]:
@@ -155,22 +154,21 @@ def _pixels(image: Image, plan: _Planned, field: Field, labels: Labels | None) -
         raise RowRejected(
             RejectCode.NON_FINITE_PIXELS, f"NaN or infinite pixels in the channel(s) {', '.join(bad)}"
         )
-    missing = _missing(field)
     if labels is not None and cfg.crop.kind == "mask":
         planes, scaling = _erased(planes, plan, field, labels)
     else:
         whole = cfg.mode == "tile" and cfg.tile.norm == "image"
         scaling = _scaling(_region_pixels(image, plan) if whole else planes, field.job, plan.window)
-    scaling = scaling.without([image.channels.index(name) for name in missing])
+    scaling = scaling.without([image.channels.index(name) for name in field.missing])
     if cfg.normalise.constant_plane == "reject" and scaling.constant.any():
         flat = [c for c, constant in zip(image.channels, scaling.constant, strict=True) if constant]
         raise RowRejected(RejectCode.CONSTANT_PLANE, f"no contrast in the channel(s) {', '.join(flat)}")
     further = {Flag.CLIPPED_WINDOW} if not box.inside(*field.size_px) else set()
-    further |= {Flag.MISSING_CHANNEL} if missing else set()
+    further |= {Flag.MISSING_CHANNEL} if field.missing else set()
     return {
         "flags": sorted({*image.flags, *plan.flags, *scaling.flags, *further}),
         "n_constant_planes": int(scaling.constant.sum()),
-        "missing_channels": missing or None,
+        "missing_channels": field.missing or None,
         "pixels": planes.tobytes(),
         "dtype": str(planes.dtype),
         "rows_px": planes.shape[1],
@@ -180,11 +178,6 @@ def _pixels(image: Image, plan: _Planned, field: Field, labels: Labels | None) -
         "span": scaling.span,
         "pad_level": scaling.pad_level,
     }
-
-
-def _missing(field: Field) -> list[str]:
-    cfg = field.job.cfg.input
-    return missing_channels(field.record, cfg.channels) if cfg.missing_channel == "mask" else []
 
 
 def _cut(image: Image, box: Box) -> NDArray[Any]:
@@ -200,13 +193,12 @@ def _erased(
 ) -> tuple[NDArray[np.float32], Scaling]:
     """Scale on the object's own pixels, and set the others to what becomes 0."""
     assert plan.window is not None
-    assert plan.region.label is not None
-    label = int(plan.region.label.rsplit("-", 1)[-1])
+    assert plan.number is not None
     below = mask_window(field, labels, plan.window.box)
     cfg = field.job.cfg.normalise
-    own = planes[:, below == label][:, :, None]
+    own = planes[:, below == plan.number][:, :, None]
     scaling = plane_scaling(own, low=cfg.low, high=cfg.high) if cfg.enabled else unscaled(len(planes))
-    return erase_outside(planes, below, label, levels=scaling.offset), scaling
+    return erase_outside(planes, below, plan.number, levels=scaling.offset), scaling
 
 
 def _scaling(planes: NDArray[Any], job: ReadJob, window: Window) -> Scaling:

@@ -25,6 +25,7 @@ from microsnoop.io.images import ImageReader
 from microsnoop.io.manifest import InputList, read_records
 from microsnoop.io.parts import write_atomic
 from microsnoop.models.segmenters import check_segmenter
+from microsnoop.pipelines.cluster import as_dataset
 from microsnoop.pipelines.fields import Field, ReadJob, Row, open_field
 from microsnoop.pipelines.labels import find_labels, segment_field, segmentation_plane
 from microsnoop.pipelines.plan import probe
@@ -94,12 +95,7 @@ def segment_stream(records: pa.Table, job: SegmentJob) -> Iterator[pa.Table]:
         records              image_id, uris, index, mask_uri        one row a field
         -> _segment_fields   n_objects, .., tp, fp, fn, mask        one row a field, or code and message
     """
-    import ray.data
-
-    blocks = [
-        records.slice(start, _FIELDS_PER_BLOCK) for start in range(0, records.num_rows, _FIELDS_PER_BLOCK)
-    ]
-    found = ray.data.from_blocks(blocks).map_batches(
+    found = as_dataset(records, rows_per_block=_FIELDS_PER_BLOCK).map_batches(
         functools.partial(_segment_fields, job=job), batch_format="pyarrow", batch_size=None
     )
     yield from found.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)

@@ -107,7 +107,7 @@ class Session:
             status=status,
             images=len(pc.unique(self._store.records["image_id"])),
             expected=n_expected,
-            images_rejected=_images_lost(rows, self._store.reject_table()),
+            images_rejected=_images_lost(rows, self._store.reject_table(("image_id", "code"))),
             computed=self._clock.rows,
             seconds=time.monotonic() - self._begin,
             rows_per_s=self._clock.rows_per_s,

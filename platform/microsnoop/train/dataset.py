@@ -20,6 +20,7 @@ from microsnoop.core.pretrain_config import PoolConfig
 from microsnoop.io.images import ImageReader, ImageSource
 from microsnoop.io.manifest import read_records
 from microsnoop.io.opener import list_files, open_binary
+from microsnoop.pipelines.cluster import as_dataset
 from microsnoop.train.loop import Share
 from microsnoop.train.pool import Pool, collect, is_held
 from microsnoop.train.tiles import TileBatch, cut_tiles, decode_tiles, stored_columns
@@ -91,11 +92,7 @@ def tile_dataset(cfg: PoolConfig, plan: PoolPlan) -> Dataset:
         )
     assert cfg.images is not None
     assert plan.records is not None
-    records = plan.records
-    blocks = [
-        records.slice(start, _IMAGES_PER_BLOCK) for start in range(0, records.num_rows, _IMAGES_PER_BLOCK)
-    ]
-    return ray.data.from_blocks(blocks).map_batches(
+    return as_dataset(plan.records, rows_per_block=_IMAGES_PER_BLOCK).map_batches(
         functools.partial(cut_tiles, cfg=cfg.images, tile_px=cfg.tile_px),
         batch_format="pyarrow",
         batch_size=None,
