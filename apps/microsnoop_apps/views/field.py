@@ -16,7 +16,7 @@ from microsnoop.core.errors import ConfigError, InputError, RowRejected, RunErro
 from microsnoop.core.schema import WINDOW_COLUMNS
 from microsnoop.io.images import ImageReader
 from microsnoop.ops.geometry import Box
-from microsnoop.pipelines.fields import ReadJob, open_field
+from microsnoop.pipelines.fields import ReadJob, block_of, open_field
 from microsnoop_apps.terminal import say
 from microsnoop_apps.views.pixels import places_of
 from microsnoop_apps.views.source import Row, RunData, examples
@@ -83,12 +83,13 @@ def choose_block(records: Sequence[Row], found: FieldRows, asked: int | None) ->
     """
     image_id = records[0]["image_id"]
     blocks = {record["block"]["number"]: record for record in records if record.get("block")}
+    places = {number: block_of(record) for number, record in blocks.items()}
     if not blocks:
         if asked is not None:
             raise ConfigError(f"{image_id} is one piece: it has no block {asked}", hint="leave out --block")
         return records[0]
     centres = [(box.y0_px + box.height_px / 2, box.x0_px + box.width_px / 2) for box in found.boxes]
-    counts = {number: sum(_holds(record["block"], c) for c in centres) for number, record in blocks.items()}
+    counts = {number: sum(bool(p and p.holds(*c)) for c in centres) for number, p in places.items()}
     if asked is None:
         chosen = max(counts, key=lambda number: counts[number])
         say(f"{image_id} is large: block {chosen} of {len(blocks)} is shown, --block N shows another")
@@ -97,11 +98,6 @@ def choose_block(records: Sequence[Row], found: FieldRows, asked: int | None) ->
         listed = [f"{number} ({count:,} rows)" for number, count in counts.items()]
         raise ConfigError(f"{image_id} has no block {asked}", hint=f"blocks: {examples(listed, 20)}")
     return blocks[asked]
-
-
-def _holds(block: Row, centre: tuple[float, float]) -> bool:
-    y, x = centre[0] - block["y0_px"], centre[1] - block["x0_px"]
-    return bool(0 <= y < block["height_px"] and 0 <= x < block["width_px"])
 
 
 def find_field_rows(source: RunData, image_id: str) -> FieldRows:
@@ -150,9 +146,8 @@ def find_mask(source: RunData, record: Row, found: FieldRows) -> FieldMask:
             mask = mask_window(field, labels, field.block or Box(0, 0, *field.size_px))
         except RowRejected as error:
             raise InputError(error.message) from error
-    prefix = "" if labels.number is None else f"{labels.number}-"
     areas = dict(zip(labels.table.label.tolist(), labels.table.area_px.tolist(), strict=True))
-    mine = FieldMask(np.asarray(mask, np.int64), prefix)
+    mine = FieldMask(np.asarray(mask, np.int64), labels.prefix)
     _check_objects(
         source, [row for row in found.embedded() if mine.number(row["label"]) is not None], areas, mine
     )

@@ -141,7 +141,7 @@ def _read_image(
     cutouts = []
     for window, box in zip(windows, real, strict=True):
         part = parts[box] if info.by_region else parts[wanted[0]]
-        planes = cut(part.planes, box.shifted(-part.origin_px[0], -part.origin_px[1]))
+        planes = cut(part.planes, box, origin_px=part.origin_px)
         scale = record["pixel_size_um"] or part.pixel_size_um
         cutouts.append(Cutout(np.array(planes), window, size_px, scale))
     return cutouts

@@ -18,12 +18,10 @@ import pyarrow.parquet as pq
 from microsnoop.core.config import InputConfig, digest
 from microsnoop.core.errors import InputError
 from microsnoop.core.evaluate_config import EvaluateConfig
-from microsnoop.core.schema import META_PREFIX, cell_id
+from microsnoop.core.schema import META_PREFIX, WINDOW_COLUMNS, cell_id
 from microsnoop.io.manifest import InputList, read_records
 from microsnoop.io.opener import join
 from microsnoop.io.parts import write_atomic
-
-_BOX = ("y0_px", "x0_px", "height_px", "width_px")
 
 
 @dataclass(frozen=True)
@@ -172,7 +170,11 @@ def write_input(
         chosen = [box for box in boxes if cell_id(image_id, box["label"]) in wanted]
         kept += [i] if chosen else []
         for box in chosen:
-            for name, value in (("image", image_id), ("label", box["label"]), *((n, box[n]) for n in _BOX)):
+            for name, value in (
+                ("image", image_id),
+                ("label", box["label"]),
+                *((n, box[n]) for n in WINDOW_COLUMNS),
+            ):
                 cells[name].append(value)
     _write(manifest, _manifest(records.take(pa.array(kept, pa.int64()))))
     table = folder / f"cells-{key[:12]}.parquet"

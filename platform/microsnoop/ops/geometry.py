@@ -91,9 +91,12 @@ def box_around(y_px: float, x_px: float, *, size_px: int) -> Box:
     return Box(math.floor(y_px) - half, math.floor(x_px) - half, size_px, size_px)
 
 
-def cut(image: NDArray[Any], box: Box) -> NDArray[Any]:
-    """Return the part of ``image`` (C, H, W) that lies in ``box`` (a view, smaller than the box at a border)."""
-    real = box.clipped(*image.shape[-2:])
+def cut(image: NDArray[Any], box: Box, *, origin_px: tuple[int, int] = (0, 0)) -> NDArray[Any]:
+    """Return the part of ``image`` (C, H, W) that lies in ``box`` (a view, smaller than the box at a border).
+
+    ``origin_px`` is where the first pixel of ``image`` lies in the coordinates of the box (y, x).
+    """
+    real = box.shifted(-origin_px[0], -origin_px[1]).clipped(*image.shape[-2:])
     rows = slice(real.y0_px, real.y0_px + real.height_px)
     cols = slice(real.x0_px, real.x0_px + real.width_px)
     part: NDArray[Any] = image[..., rows, cols]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from microsnoop.core.config import EmbedConfig
 from microsnoop.core.errors import RowRejected
-from microsnoop.core.schema import Flag, RejectCode, cell_id
+from microsnoop.core.schema import WINDOW_COLUMNS, Flag, RejectCode, cell_id
 from microsnoop.ops.cell_windows import CellWindow, CropRules, Skipped, plan_cells
 from microsnoop.ops.geometry import Box
 from microsnoop.ops.modes import Window, keyed_generator
@@ -52,12 +52,11 @@ def cells_of(field: Field) -> tuple[list[Cell], Labels]:
         table, owned = _chosen(table, owned), np.ones(int(owned.sum()), bool)
     if not owned.any():
         raise RowRejected(RejectCode.EMPTY_MASK, f"{field.name}: no object in the mask{_block(field)}")
-    prefix = "" if labels.number is None else f"{labels.number}-"
-    generator = keyed_generator(cfg.seed, "cells", f"{field.image_id}{prefix}")
+    generator = keyed_generator(cfg.seed, "cells", f"{field.image_id}{labels.prefix}")
     plans = plan_cells(table, rules, image_px=field.size_px, generator_for_draw=generator)
     scale = min(1.0, field.job.input_px / rules.window_px)
     cells = [
-        _cell(field, f"{prefix}{number}", number, facts, plan, None if cfg.crop.fill else scale)
+        _cell(field, f"{labels.prefix}{number}", number, facts, plan, None if cfg.crop.fill else scale)
         for number, facts, plan, mine in zip(
             table.label.tolist(), _facts(table), plans, owned.tolist(), strict=True
         )
@@ -97,7 +96,7 @@ def crop_rules(cfg: EmbedConfig, input_px: int, pixel_size_um: float | None) -> 
 def _cell(
     field: Field, name: str, number: int, facts: Row, plan: CellWindow | Skipped, scale: float | None
 ) -> Cell:
-    box = Box(*(facts[f"object_{side}"] for side in ("y0_px", "x0_px", "height_px", "width_px")))
+    box = Box(*(facts[f"object_{side}"] for side in WINDOW_COLUMNS))
     asked = (box.y0_px, box.x0_px, box.height_px, box.width_px)
     region = Region(cell_id(field.image_id, name), name, box, asked)
     if isinstance(plan, Skipped):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from microsnoop.core.config import EmbedConfig
 from microsnoop.core.errors import RowRejected
-from microsnoop.core.schema import RejectCode, cell_id
+from microsnoop.core.schema import WINDOW_COLUMNS, RejectCode, cell_id
 from microsnoop.io.images import Image, ImageReader, ImageSource, select_channels
 from microsnoop.ops.geometry import Box, bounding_box, cut
 
@@ -107,7 +107,7 @@ def open_field(record: Row, reader: ImageReader, job: ReadJob) -> Field:
     RowRejected
         With the reason why nothing of it can be embedded.
     """
-    block, missing = record.get("block"), _missing(record, job)
+    block, missing = block_of(record), _missing(record, job)
     if block is None:
         image = _decode(record, reader, job, None, missing=missing)
         size_px, stated = image.size_px, image.pixel_size_um
@@ -115,8 +115,13 @@ def open_field(record: Row, reader: ImageReader, job: ReadJob) -> Field:
         image = None
         info = reader.info(ImageSource.of(record))
         size_px, stated = (info.height_px, info.width_px), info.pixel_size_um
-    core = None if block is None else Box(*(block[n] for n in ("y0_px", "x0_px", "height_px", "width_px")))
-    return Field(record, job, reader, size_px, record["pixel_size_um"] or stated, core, missing, image)
+    return Field(record, job, reader, size_px, record["pixel_size_um"] or stated, block, missing, image)
+
+
+def block_of(record: Row) -> Box | None:
+    """Return the block of a large field that a record is about, None where it is about a whole image."""
+    block = record.get("block")
+    return None if block is None else Box(*(block[name] for name in WINDOW_COLUMNS))
 
 
 def listed_regions(record: Row) -> list[Region]:

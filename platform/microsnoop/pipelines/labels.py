@@ -44,6 +44,11 @@ class Labels:
     origin_px: tuple[int, int] = (0, 0)
     number: int | None = None
 
+    @property
+    def prefix(self) -> str:
+        """What stands before an object's number in its name."""
+        return "" if self.number is None else f"{self.number}-"
+
 
 def find_labels(field: Field) -> Labels:
     """Return the objects of a field, from its mask file if the input list names masks, else by segmentation.
@@ -77,7 +82,7 @@ def find_labels(field: Field) -> Labels:
 def mask_window(field: Field, labels: Labels, box: Box) -> NDArray[Any]:
     """Return the label mask below the part of ``box`` that lies in the image."""
     if labels.mask is not None:
-        return cut(labels.mask, box.shifted(-labels.origin_px[0], -labels.origin_px[1]))
+        return cut(labels.mask, box, origin_px=labels.origin_px)
     return read_labels(field.record["mask_uri"], box=box.clipped(*field.size_px), reader=field.reader)
 
 

@@ -135,7 +135,7 @@ def _without_background(planned: list[_Planned], field: Field) -> list[_Planned]
     def checked(plan: _Planned) -> _Planned:
         if plan.window is None or not plan.window.is_tile:
             return plan
-        share = float(cut(inside, plan.window.box.shifted(-around.y0_px, -around.x0_px)).mean())
+        share = float(cut(inside, plan.window.box, origin_px=(around.y0_px, around.x0_px)).mean())
         if share >= least:
             return plan
         message = f"{share:.1%} of the tile is foreground, less than tile.foreground = {least:.1%}"
@@ -148,7 +148,7 @@ def _pixels(image: Image, plan: _Planned, field: Field, labels: Labels | None) -
     """Cut a window and describe its pixels."""
     assert plan.window is not None
     box, cfg = plan.window.box, field.job.cfg
-    planes = np.ascontiguousarray(_cut(image, box))
+    planes = np.ascontiguousarray(cut(image.planes, box, origin_px=image.origin_px))
     if planes.dtype.kind == "f" and not np.isfinite(planes).all():
         bad = [c for c, plane in zip(image.channels, planes, strict=True) if not np.isfinite(plane).all()]
         raise RowRejected(
@@ -180,12 +180,12 @@ def _pixels(image: Image, plan: _Planned, field: Field, labels: Labels | None) -
     }
 
 
-def _cut(image: Image, box: Box) -> NDArray[Any]:
-    return cut(image.planes, box.shifted(-image.origin_px[0], -image.origin_px[1]))
-
-
 def _region_pixels(image: Image, plan: _Planned) -> NDArray[Any]:
-    return image.planes if plan.region.box is None else _cut(image, plan.region.box)
+    return (
+        image.planes
+        if plan.region.box is None
+        else cut(image.planes, plan.region.box, origin_px=image.origin_px)
+    )
 
 
 def _erased(
