@@ -6,6 +6,7 @@
     ├── ConfigError          a setting is wrong                          (also a ValueError)
     ├── InputError           the list of inputs cannot be used           (also a ValueError)
     ├── RowRejected          one record or sample cannot be embedded     (becomes a row of the rejects table)
+    ├── CorrectionError      a batch correction would be wrong here      (also a ValueError; carries a code)
     ├── EncoderError         an encoder cannot be found, read or trusted
     ├── MissingDependency    an optional package is not installed        (also an ImportError)
     └── RunError             a run directory or a running job failed
@@ -48,6 +49,17 @@ class RowRejected(MicrosnoopError):
     def __reduce__(self) -> tuple[type[RowRejected], tuple[RejectCode, str]]:
         # exceptions with keyword-only or extra arguments do not survive a process border by default
         return (RowRejected, (self.code, self.message))
+
+
+class CorrectionError(MicrosnoopError, ValueError):
+    """A batch correction cannot be fitted or applied without giving wrong numbers; ``code`` names the reason."""
+
+    def __init__(self, code: str, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.code = code
+
+    def __reduce__(self) -> tuple[type[CorrectionError], tuple[str, str]]:
+        return (CorrectionError, (self.code, self.message))
 
 
 class EncoderError(MicrosnoopError):

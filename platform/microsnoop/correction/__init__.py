@@ -1,0 +1,1 @@
+"""Batch correction: scikit-learn-style transformers, fitted on control rows, applied to all."""
