@@ -19,7 +19,9 @@ from microsnoop.core.errors import ConfigError, MicrosnoopError
 from microsnoop_apps.cli_evaluate import evaluate
 from microsnoop_apps.cli_models import models_app
 from microsnoop_apps.cli_pretrain import pretrain
+from microsnoop_apps.cli_profile import profile
 from microsnoop_apps.cli_segment import segment
+from microsnoop_apps.cli_simulate import simulate_plates
 from microsnoop_apps.cli_views import gallery, overlay
 
 app = typer.Typer(
@@ -33,6 +35,8 @@ app = typer.Typer(
 app.add_typer(models_app, name="models")
 app.command()(pretrain)
 app.command()(segment)
+app.command()(profile)
+app.command()(simulate_plates)
 
 
 class State:

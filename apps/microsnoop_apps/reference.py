@@ -12,7 +12,9 @@ from pydantic_core import PydanticUndefined
 from microsnoop.core.config import EmbedConfig, InputConfig
 from microsnoop.core.evaluate_config import EvaluateConfig
 from microsnoop.core.pretrain_config import PretrainConfig
+from microsnoop.core.profile_config import ProfileConfig
 from microsnoop.core.settings import Settings
+from microsnoop.core.simulate_config import SimulateConfig
 
 TARGET = Path("docs/configuration.md")
 _HEAD = """# Configuration of an embedding run
@@ -51,10 +53,35 @@ recipe.
 |---|---|---|---|
 """
 
+_PROFILE = """
+# Configuration of a batch experiment
+
+Generated from `platform/microsnoop/core/profile_config.py`. One YAML file of `configs/profile` holds these keys;
+`microsnoop profile CONFIG --set score.label=null` sets any of them. [profiles.md](profiles.md) lists the methods and
+their parameters.
+
+| key | type | default | meaning |
+|---|---|---|---|
+"""
+_SIMULATE = """
+# Configuration of simulated plates
+
+Generated from `platform/microsnoop/core/simulate_config.py`, for `microsnoop simulate-plates CONFIG`.
+
+| key | type | default | meaning |
+|---|---|---|---|
+"""
+
 
 def reference() -> str:
     """Return the whole page."""
-    pages = ((_HEAD, EmbedConfig), (_EVALUATE, EvaluateConfig), (_PRETRAIN, PretrainConfig))
+    pages = (
+        (_HEAD, EmbedConfig),
+        (_EVALUATE, EvaluateConfig),
+        (_PRETRAIN, PretrainConfig),
+        (_PROFILE, ProfileConfig),
+        (_SIMULATE, SimulateConfig),
+    )
     return "".join(head + "".join(_rows(model, "")) for head, model in pages)
 
 

@@ -113,6 +113,28 @@ def read(path: Path | str) -> ad.AnnData:
     return ad.read_zarr(path) if path.suffix == ".zarr" else ad.read_h5ad(path)
 
 
+def write(data: ad.AnnData, path: Path | str) -> Path:
+    """Write an AnnData object as ``.h5ad`` or ``.zarr``: whole, or not at all.
+
+    Raises
+    ------
+    RunError
+        The disk cannot be written.
+    """
+    target = Path(path)
+    partial = target.with_name(f".{target.name}.partial")
+    _remove(partial)
+    try:
+        data.write_zarr(partial) if target.suffix == ".zarr" else data.write_h5ad(partial)
+        _remove(target)
+        partial.rename(target)
+    except OSError as error:
+        raise RunError(f"cannot write {target}: {error}") from error
+    finally:
+        _remove(partial)
+    return target
+
+
 def _check(store: RunStore, layout: Layout, aggregate: str) -> None:
     if not layout.part_rows:
         raise RunError(

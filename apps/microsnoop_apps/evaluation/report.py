@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from microsnoop.io.parts import write_atomic
+from microsnoop.io.parts import write_atomic, write_csv, write_parquet
 from microsnoop.pipelines.leakage import Hashes, Hit
 from microsnoop_apps.evaluation import tables
 from microsnoop_apps.evaluation.figures import bar_chart, confusion_picture
@@ -67,10 +62,10 @@ def write_report(
     out: Path,
 ) -> Path:
     """Write ``report.md`` and what it links to; return its path."""
-    _write_parquet(out / "metrics.parquet", tables.metrics_table(results))
-    _write_parquet(out / "predictions.parquet", tables.predictions_table(results))
-    _write_csv(out / "scores.csv", tables.CSV_HEADER, tables.csv_rows(results))
-    _write_csv(
+    write_parquet(out / "metrics.parquet", tables.metrics_table(results))
+    write_parquet(out / "predictions.parquet", tables.predictions_table(results))
+    write_csv(out / "scores.csv", tables.CSV_HEADER, tables.csv_rows(results))
+    write_csv(
         out / "leakage.csv",
         ("set", "plane", "pool_tile", "bits", "correlation", "same_picture"),
         [
@@ -158,15 +153,3 @@ def _left_out(result: SetScores) -> str:
         )
     header = ("encoder", "k of the folds", "left-out accuracy", "k", "labels permuted (95 %)", "p", "remarks")
     return tables.markdown(header, rows)
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    write_atomic(path, text.getvalue().encode())
-
-
-def _write_parquet(path: Path, table: pa.Table) -> None:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    write_atomic(path, sink.getvalue())

@@ -91,7 +91,7 @@ def build_config(
                 raise ConfigError(
                     f"{where}: {dotted} cannot be set, because {parent} is a value, not a section"
                 )
-        place[leaf] = value
+        place[leaf] = copy.deepcopy(value)  # a later key may go into it
     try:
         return model.model_validate(merged)
     except ValidationError as error:

@@ -6,11 +6,13 @@ then renamed. What has a part's name is complete, and can prove that nobody chan
 
 from __future__ import annotations
 
+import csv
 import errno
 import hashlib
+import io
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -69,6 +71,20 @@ def write_atomic(path: Path, data: bytes | pa.Buffer) -> None:
                 hint="all rows written before are safe: free some space and run the same command again",
             ) from error
         raise
+
+
+def write_parquet(path: Path, table: pa.Table) -> None:
+    """Write a whole table as one Parquet file, atomically."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    write_atomic(path, sink.getvalue())
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write rows as CSV, atomically."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    write_atomic(path, text.getvalue().encode())
 
 
 def list_parts(folder: Path) -> list[Path]:

@@ -1,0 +1,207 @@
+"""A fitted correction on disk: ``NAME.safetensors`` holds the arrays, ``NAME.json`` everything else.
+
+The JSON names the class and its parameters, features in and out, facts and findings of every fit, the number and hash
+of the control rows, library versions and the SHA-256 of the arrays' file. The arrays of fit i are named ``i/array``;
+those of a chain's step s have ``s/`` before that. Nothing that is read can run code.
+
+Source: batch spec, section 3.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from microsnoop.core.errors import CorrectionError, InputError
+from microsnoop.correction.base import Corrector, Finding, Fit
+from microsnoop.io.parts import write_atomic
+
+FORMAT = 1
+_STEPS = "steps"  # the parameter of a chain that holds corrections itself
+_MODULES = {
+    "Sphering": "sphering",
+    "Standardize": "standardize",
+    "MadRobustize": "standardize",
+    "SignedLog": "standardize",
+    "PrincipalComponents": "components",
+    "TypicalVariation": "typical",
+    "Harmony": "harmony",
+    "Chain": "chain",
+}
+
+
+def registry() -> dict[str, type[Corrector]]:
+    """Return every class that can be saved and loaded, by its name."""
+    return {name: _class(name) for name in _MODULES}
+
+
+def save(corrector: Corrector, path: str | Path) -> tuple[Path, Path]:
+    """Write a fitted correction; return the paths of its arrays and its JSON.
+
+    Parameters
+    ----------
+    path
+        Without an ending: ``.safetensors`` and ``.json`` are appended. Files of that name are replaced.
+
+    Raises
+    ------
+    CorrectionError
+        ``not_fitted``, or ``not_savable``: a class that :func:`load` does not know, or facts JSON cannot hold.
+    """
+    tensors: dict[str, NDArray[Any]] = {}
+    about = _describe(corrector, tensors, "")
+    arrays, text = _paths(path)
+    arrays.parent.mkdir(parents=True, exist_ok=True)
+    data = safetensors.numpy.save(tensors)
+    versions = {"python": platform.python_version()}
+    versions |= {name: version(name) for name in ("microsnoop-platform", "numpy", "scikit-learn", "scipy")}
+    head = {"format": FORMAT, "sha256": hashlib.sha256(data).hexdigest(), "versions": versions}
+    try:
+        # strict JSON: NaN would be read by Python alone
+        written = json.dumps(head | about, indent=1, allow_nan=False, default=_plain)
+    except (TypeError, ValueError) as error:
+        raise CorrectionError("not_savable", f"{corrector.method}: {error}") from error
+    write_atomic(arrays, data)
+    write_atomic(text, written.encode())
+    return arrays, text
+
+
+def load(path: str | Path) -> Corrector:
+    """Read a correction that :func:`save` wrote; it transforms exactly as before.
+
+    Parameters
+    ----------
+    path
+        As given to :func:`save`; one of the two files will do as well.
+
+    Raises
+    ------
+    InputError
+        A file is missing, damaged, of another format, or does not belong to the other.
+    """
+    arrays, text = _paths(path)
+    try:
+        about, data = json.loads(text.read_text("utf-8")), arrays.read_bytes()
+    except FileNotFoundError as error:
+        raise InputError(f"a correction is two files, {error.filename} is not there") from error
+    except ValueError as error:
+        raise InputError(f"{text} is not JSON: {error}") from error
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise InputError(f"{text} is not a correction in format {FORMAT}")
+    if hashlib.sha256(data).hexdigest() != about.get("sha256"):
+        raise InputError(
+            f"{arrays} is not what {text.name} was written with", hint="fit and save the correction again"
+        )
+    try:
+        return _restore(about, safetensors.numpy.load(data), "")
+    except (KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise InputError(f"{text} does not describe a correction: {error!r}") from error
+
+
+def describe(corrector: Corrector) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Return what :func:`save` would write: arrays by name, and everything else as JSON holds it."""
+    tensors: dict[str, NDArray[Any]] = {}
+    about = _describe(corrector, tensors, "")
+    return tensors, json.loads(json.dumps(about, default=_plain))
+
+
+def _describe(corrector: Corrector, tensors: dict[str, NDArray[Any]], prefix: str) -> dict[str, Any]:
+    """Return what JSON holds of a correction, and put its arrays among ``tensors``."""
+    name = type(corrector).__name__
+    if name not in _MODULES or type(corrector) is not _class(name):
+        known = ", ".join(_MODULES)
+        raise CorrectionError(
+            "not_savable", f"{name} is not one of the corrections that can be loaded: {known}"
+        )
+    if not hasattr(corrector, "fits_"):
+        raise CorrectionError("not_fitted", f"{corrector.method} must be fitted before it is saved")
+    parameters = corrector.get_params(deep=False)
+    steps = parameters.pop(_STEPS, None)
+    fits = [
+        {"group": group, "info": fit.info, "arrays": _put(fit.arrays, tensors, f"{prefix}{i}/")}
+        for i, (group, fit) in enumerate(corrector.fits_.items())
+    ]
+    about: dict[str, Any] = {
+        "method": corrector.method,
+        "class": name,
+        "parameters": parameters,
+        "features_in": corrector.features_in_,
+        "features_out": corrector.features_out_,
+        "n_control": corrector.n_control_,
+        "control_hash": corrector.control_hash_,
+        "findings": [[f.code, f.message, f.strong] for f in corrector.findings_],
+        "fits": fits,
+    }
+    if steps is not None:
+        # a chain's own fits, if it has any, must not stand where its steps' arrays do
+        if fits:
+            raise CorrectionError("not_savable", f"{name} has steps and fits of its own")
+        about[_STEPS] = [_describe(step, tensors, f"{prefix}{s}/") for s, step in enumerate(steps)]
+    return about
+
+
+def _restore(about: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]], prefix: str) -> Corrector:
+    parameters = dict(about["parameters"])
+    if _STEPS in about:
+        parameters[_STEPS] = [
+            _restore(step, tensors, f"{prefix}{s}/") for s, step in enumerate(about[_STEPS])
+        ]
+    if about["class"] not in _MODULES:
+        raise KeyError(about["class"])
+    corrector = _class(about["class"])(**parameters)
+    corrector.features_in_ = list(about["features_in"])
+    corrector.features_out_ = list(about["features_out"])
+    corrector.n_control_, corrector.control_hash_ = int(about["n_control"]), str(about["control_hash"])
+    corrector.findings_ = [Finding(code, message, strong) for code, message, strong in about["findings"]]
+    corrector.fits_ = {
+        fit["group"]: Fit(_take(fit["arrays"], tensors, f"{prefix}{i}/"), fit["info"])
+        for i, fit in enumerate(about["fits"])
+    }
+    return corrector
+
+
+def _put(arrays: Mapping[str, NDArray[Any]], tensors: dict[str, NDArray[Any]], prefix: str) -> dict[str, str]:
+    """Put arrays among the tensors; return their memory order, which decides the last digit of a product."""
+    orders = {}
+    for name, array in arrays.items():
+        orders[name] = "C" if array.flags.c_contiguous or not array.flags.f_contiguous else "F"
+        tensors[prefix + name] = np.asarray(array, order="C")
+    return orders
+
+
+def _take(
+    orders: Mapping[str, str], tensors: Mapping[str, NDArray[Any]], prefix: str
+) -> dict[str, NDArray[Any]]:
+    return {
+        name: np.asarray(tensors[prefix + name], order="F" if order == "F" else "C")
+        for name, order in orders.items()
+    }
+
+
+def _class(name: str) -> type[Corrector]:
+    found: type[Corrector] = getattr(import_module(f"microsnoop.correction.{_MODULES[name]}"), name)
+    return found
+
+
+def _paths(path: str | Path) -> tuple[Path, Path]:
+    whole = Path(path)
+    stem = whole.name.removesuffix(".safetensors").removesuffix(".json")
+    return whole.with_name(stem + ".safetensors"), whole.with_name(stem + ".json")
+
+
+def _plain(value: Any) -> Any:
+    """Return a number or list for what numpy made."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} {value!r} cannot be written as JSON")
