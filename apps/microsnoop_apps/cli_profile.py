@@ -50,6 +50,8 @@ def profile(
       microsnoop profile --table runs/plate --plate-map wells.csv --control compound=DMSO --batch week
     """
     from microsnoop_apps.evaluation.recipes import data_root
+    from microsnoop_apps.profiling.blocks import is_out_of_core, profile_blocks
+    from microsnoop_apps.profiling.loading import place_of
     from microsnoop_apps.profiling.run import profile as run
     from microsnoop_apps.profiling.settings import profile_config
 
@@ -58,4 +60,9 @@ def profile(
     }  # fmt: skip
     overrides = {key: value for key, value in given.items() if value}
     settings = profile_config(config, overrides, controls=control or [], settings=set_ or [])
-    run(settings, root=data_root(data), pictures=not no_pictures)
+    root = data_root(data)
+    source = place_of(settings.input.table, root)
+    if is_out_of_core(settings, source):
+        profile_blocks(settings, source)
+    else:
+        run(settings, root=root, pictures=not no_pictures)

@@ -65,7 +65,7 @@ def load(config: ProfileConfig, *, root: str) -> Loaded:
         Nothing there, metadata that contradict each other (all problems at once), or no control.
     """
     given = config.input
-    table = read_profile_source(_place(given.table, root), columns=given.columns, features=given.features)
+    table = read_profile_source(place_of(given.table, root), columns=given.columns, features=given.features)
     n_input = len(table.obs) + len(table.rejects)
     kept = _chosen(table, given.where)
     n_left_out = int((~kept).sum())
@@ -74,8 +74,8 @@ def load(config: ProfileConfig, *, root: str) -> Loaded:
         table,
         config.plates,
         level=given.level,
-        plate_map=_place(given.plate_map, root) if given.plate_map else None,
-        compound_map=_place(given.compound_map, root) if given.compound_map else None,
+        plate_map=place_of(given.plate_map, root) if given.plate_map else None,
+        compound_map=place_of(given.compound_map, root) if given.compound_map else None,
     )
     n_read, n_rejected = len(table.obs), len(table.rejects)
     if config.levels.correct != "row":
@@ -91,7 +91,7 @@ def load(config: ProfileConfig, *, root: str) -> Loaded:
     return Loaded(table, n_input, n_left_out, n_read, n_rejected, tuple(findings), table.notes)
 
 
-def _place(name: str, root: str) -> str:
+def place_of(name: str, root: str) -> str:
     """Return a path below the data root where there is something, else as it stands."""
     if is_remote(name) or Path(name).is_absolute():
         return name

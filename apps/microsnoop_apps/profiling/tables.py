@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 
 from microsnoop.core.profile_config import UNCORRECTED
-from microsnoop.pipelines.profile_scores import NSC, RULES, MapScore, RuleScore, compare_rules
+from microsnoop.pipelines.profile_scores import NSC, RULES, MapScore, MethodScores, RuleScore, compare_rules
 from microsnoop_apps.evaluation.tables import percent
 from microsnoop_apps.profiling.experiment import Corrected, Experiment
 
@@ -49,10 +49,12 @@ METRICS_SCHEMA = pa.schema(
 
 def headline_rows(experiment: Experiment) -> list[list[str]]:
     """Return one line a method: right / n, per cent and interval under every rule."""
-    return [
-        [name, *(_headline(method.scores.rule(rule)) for rule, _, _ in RULES)]
-        for name, method in experiment.methods.items()
-    ]
+    return [headline_row(method.scores) for method in experiment.methods.values()]
+
+
+def headline_row(scores: MethodScores) -> list[str]:
+    """Return the line of one method."""
+    return [scores.name, *(_headline(scores.rule(rule)) for rule, _, _ in RULES)]
 
 
 def rule_rows(experiment: Experiment) -> list[list[str]]:

@@ -12,7 +12,7 @@ from pydantic import Field, StrictStr, field_validator, model_validator
 
 from microsnoop.core.settings import Settings
 
-Statistic = Literal["mean", "median", "trimmed", "modz"]
+Statistic = Literal["mean", "median", "trimmed", "modz", "cell_weighted"]
 UNCORRECTED = "none"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+()-]*")
 _DEFAULT_METHODS: dict[str, list[dict[str, Any]]] = {

@@ -27,6 +27,7 @@ KEYS = {
 _UNITS = {"well": "wells", "plate": "plates", "batch": "batches"}
 _SUMMED = ("n_rows", "n_cells")
 _LISTED = ("plates", "batches")
+WEIGHTED = "cell_weighted"
 
 
 def aggregate(table: ProfileTable, level: str, *, statistic: str = "mean", min_rows: int = 1) -> ProfileTable:
@@ -39,7 +40,8 @@ def aggregate(table: ProfileTable, level: str, *, statistic: str = "mean", min_r
     level
         ``site``, ``well`` or ``treatment``.
     statistic
-        ``mean``, ``median``, ``trimmed`` or ``modz``.
+        ``mean``, ``median``, ``trimmed``, ``modz``, or ``cell_weighted``: the mean over cells, each row weighted by its
+        ``n_cells``.
     min_rows
         Groups of fewer rows become rejects ``too_few_members``.
 
@@ -53,11 +55,11 @@ def aggregate(table: ProfileTable, level: str, *, statistic: str = "mean", min_r
     Raises
     ------
     InputError
-        A column of the key is not there at all.
+        A column of the key is not there at all, or cells are to be weighted that nobody counted.
     ValueError
         An unknown level or statistic.
     """
-    if level not in KEYS or statistic not in REDUCERS or statistic == "mean_std":
+    if level not in KEYS or statistic not in (*REDUCERS, WEIGHTED) or statistic == "mean_std":
         raise ValueError(f"cannot aggregate to {level!r} by {statistic!r}")
     keys = list(KEYS[level])
     missing = [name for name in keys if name not in table.obs]
@@ -73,7 +75,10 @@ def aggregate(table: ProfileTable, level: str, *, statistic: str = "mean", min_r
     enough = counts >= min_rows
     few = [f"{names[g]} has {counts[g]} row(s), needed are {min_rows}" for g in np.flatnonzero(~enough)]
     rejects.append(_rejects([names[g] for g in np.flatnonzero(~enough)], "too_few_members", few))
-    x = reduce_groups([(codes, table.x[keyed])], counts, width=table.x.shape[1], how=statistic)[:, 0]
+    if statistic == WEIGHTED:
+        x = _weighted(table, keyed, codes, len(names))
+    else:
+        x = reduce_groups([(codes, table.x[keyed])], counts, width=table.x.shape[1], how=statistic)[:, 0]
     obs = _describe(table.obs[keyed], codes, names, level=level)
     return replace(
         table,
@@ -81,6 +86,21 @@ def aggregate(table: ProfileTable, level: str, *, statistic: str = "mean", min_r
         obs=obs[enough],
         rejects=pd.concat([table.rejects, *rejects], ignore_index=True),
     )
+
+
+def _weighted(
+    table: ProfileTable, keyed: NDArray[np.bool_], codes: NDArray[np.int64], n: int
+) -> NDArray[np.float32]:
+    """Return the mean of each group, rows weighted by their number of cells, (n, d)."""
+    weights = table.obs["n_cells"].to_numpy(np.float64)[keyed] if "n_cells" in table.obs else np.zeros(0)
+    if len(weights) != len(codes) or not (weights > 0).all():
+        raise InputError(
+            f"{table.source}: `{WEIGHTED}` needs n_cells above 0 in every row",
+            hint="name the column under input.columns, or use `mean`",
+        )
+    sums = np.zeros((n, table.x.shape[1]))
+    np.add.at(sums, codes, table.x[keyed] * weights[:, None])
+    return np.asarray(sums / np.bincount(codes, weights, minlength=n)[:, None], np.float32)
 
 
 def _codes(keys: pd.DataFrame) -> tuple[list[str], NDArray[np.int64]]:

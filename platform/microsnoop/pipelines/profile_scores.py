@@ -125,6 +125,14 @@ def judge(name: str, rows: ProfileTable, treatments: ProfileTable, question: Que
     )
 
 
+def judge_treatments(name: str, treatments: ProfileTable, question: Question) -> MethodScores:
+    """Judge treatments alone, where their rows are too many to be judged: NSC, NSCB, and mAP of mechanisms."""
+    notes: list[str] = []
+    treated = treatments.take(~_controls(treatments.obs))
+    rules, maps = _rules(treated, question, notes), _mechanisms(treated, question)
+    return MethodScores(name, tuple(rules), tuple(maps), (), None, treatments.x.shape[1], tuple(notes))
+
+
 def compare_rules(ours: RuleScore, other: RuleScore) -> tuple[int, int, float]:
     """Return McNemar's counts (only ours right, only the other) and exact p, on the treatments both scored."""
     both = ours.right.keys() & other.right.keys()

@@ -81,6 +81,23 @@ def test_the_order_of_rows_does_not_matter(images: ProfileTable, statistic: str)
     pd.testing.assert_frame_equal(here.obs, there.obs)
 
 
+def test_cells_can_count_alike(images: ProfileTable) -> None:
+    found = aggregate(images, "treatment", statistic="cell_weighted")
+    expected = (images.x[0] * 10 + images.x[1] * 20) / 30
+    np.testing.assert_allclose(found.x[0], expected, rtol=1e-6)
+    wells = aggregate(
+        aggregate(images, "well", statistic="cell_weighted"), "treatment", statistic="cell_weighted"
+    )
+    np.testing.assert_allclose(wells.x, found.x, rtol=1e-5)  # the mean over cells, by whatever road
+    for broken in (images.obs.drop(columns="n_cells"), images.obs.assign(n_cells=0)):
+        with pytest.raises(InputError, match="n_cells above 0"):
+            aggregate(
+                ProfileTable(images.x, broken, images.features, images.rejects, "t"),
+                "well",
+                statistic="cell_weighted",
+            )
+
+
 def test_statistics_are_those_of_their_names(images: ProfileTable) -> None:
     found = aggregate(images, "treatment", statistic="median")
     np.testing.assert_allclose(found.x[1], np.median(images.x[2:], axis=0), rtol=1e-6)
