@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,10 +126,10 @@ def _spectrum(experiment: Experiment, out: Path) -> list[Picture]:
         path = figures.spectrum(fit.arrays["eigenvalues"], fit.arrays["filtered"], knee, out / "spectrum.png")
         found.append(Picture("Eigenvalues of the controls", path, "Before and after regularisation: directions of "
                              "small variance are not blown up."))  # fmt: skip
-        curve: Any = fit.info.get("heldout")
-        if curve:
+        if fit.info.get("reg") == "heldout":
+            ridges, likelihoods = np.array(fit.info["curve"], np.float64).T
             path = figures.curve(
-                np.asarray(curve["lambda"]), np.asarray(curve["log_likelihood"]), out / "heldout.png",
+                ridges, likelihoods, out / "heldout.png",
                 xlabel="ridge λ (correlation units)", ylabel="log likelihood of held-out controls",
             )  # fmt: skip
             found.append(Picture("How strong the ridge is", path, "Chosen where controls of batches that were held "

@@ -5,8 +5,8 @@ Source: evaluation spec, sections 3 to 7. The same function judges every method,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from microsnoop.core.errors import InputError
+from microsnoop.io.profile_columns import shorten
 from microsnoop.io.profile_table import ProfileTable
 from microsnoop.ops.average_precision import average_precision, mean_average_precision
 from microsnoop.ops.batch_mixing import batch_accuracy, variance_explained
 from microsnoop.ops.intervals import mcnemar
 from microsnoop.ops.treatments import Rule, TreatmentScore, allowed_pairs, score_treatments
+from microsnoop.pipelines.profile_plates import labelled
 
 NSC = "NSC"
 STRICT = "NSCB disjoint × batch"
@@ -38,7 +40,10 @@ _GRADES = ("well", "plate", "batch")
 
 @dataclass(frozen=True)
 class RuleScore:
-    """One score of nearest treatments; ``right`` says of each treatment of ``ids`` whether it was, None unscored."""
+    """One score of nearest treatments; ``right`` says of those of ``ids`` that had a candidate whether it was.
+
+    ``n_excluded`` treatments were left out by the name of their class.
+    """
 
     name: str
     score: TreatmentScore
@@ -109,20 +114,23 @@ class Question:
 
 
 def judge(name: str, rows: ProfileTable, treatments: ProfileTable, question: Question) -> MethodScores:
-    """Judge corrected rows and the treatments made of them; both may hold controls, which are left out of scores."""
+    """Judge corrected rows and the treatments made of them; both may hold controls, which are left out of scores.
+
+    Raises
+    ------
+    InputError
+        Treatments have no label or compound, a compound has several labels, or a profile is zero all over.
+    """
     notes: list[str] = []
-    treated = treatments.take(~_controls(treatments.obs))
+    _check_lengths(rows)
+    treated = _treated(treatments, rows, notes)
     rules = _rules(treated, question, notes)
-    maps = _replicates(rows, question) + _mechanisms(treated, question)
-    return MethodScores(
-        name,
-        tuple(rules),
-        tuple(maps),
-        tuple(_grades(rows, question)),
-        _batches(rows, question, notes),
-        rows.x.shape[1],
-        tuple(notes),
-    )
+    activity, grades = _replicates(rows, question)
+    # nearest of its own kind among other treatments: the grade that asks for nothing more
+    distinct = [replace(grade, question=DISTINCTNESS) for grade in grades[:1]]
+    maps = (*activity, *distinct, *_mechanisms(treated, question))
+    left = _batches(rows, question, notes)
+    return MethodScores(name, tuple(rules), maps, tuple(grades), left, rows.x.shape[1], tuple(notes))
 
 
 def judge_treatments(name: str, treatments: ProfileTable, question: Question) -> MethodScores:
@@ -141,33 +149,49 @@ def compare_rules(ours: RuleScore, other: RuleScore) -> tuple[int, int, float]:
     return only_ours, only_other, mcnemar(only_ours, only_other)
 
 
+def _treated(treatments: ProfileTable, rows: ProfileTable, notes: list[str]) -> ProfileTable:
+    """Leave out every treatment that is a control in any row: of those that are both nobody could say what they are."""
+    control = _controls(treatments.obs)
+    if "treatment" in rows.obs:
+        of = rows.obs["treatment"].astype(str)
+        also = treatments.obs.index.isin(of[_controls(rows.obs)])
+        both = treatments.obs.index[also & treatments.obs.index.isin(of[~_controls(rows.obs)])]
+        if len(both):
+            notes.append(f"{', '.join(both)}: controls in some rows alone, not scored as treatments")
+        control = control | also
+    return treatments.take(~control)
+
+
 def _rules(treated: ProfileTable, question: Question, notes: list[str]) -> list[RuleScore]:
-    if question.label is None:
+    label = question.label
+    if label is None:
         return []
-    _require(treated, [question.label, question.compound])
-    labelled = treated.obs[question.label].notna().to_numpy()
-    if not labelled.all():
-        notes.append(f"{int((~labelled).sum())} treatments without {question.label} are not scored")
-    scored = treated.take(labelled)
-    if scored.obs[question.label].nunique() < 2:
-        notes.append(f"fewer than two values of {question.label}: no NSC")
+    scored, unknown = labelled(treated, label, question.compound)
+    notes += unknown
+    _check_lengths(scored)
+    if scored.obs[label].nunique() < 2:
+        notes.append(f"fewer than two values of {label}: no NSC")
         return []
+    labels = scored.obs[label].astype(str)
+    if strange := [name for name in question.exclude_classes if name not in set(labels)]:
+        notes.append(f"to be excluded, but no treatment has it: {', '.join(strange)}")
+    kept = scored.take(~labels.isin(question.exclude_classes).to_numpy())
     found = []
     for rule, units, kind in RULES:
-        if units is not None and (units not in scored.obs or len(_all_units(scored.obs[units])) < 2):
+        # mechanisms of one batch cannot be found outside it
+        part = scored if units is None else kept
+        if units is not None and (units not in part.obs or len(_all_units(part.obs[units])) < 2):
             notes.append(f"{rule}: fewer than two {units}, not computed")
             continue
-        found.append(_rule(scored, question, (rule, units, kind)))
+        found.append(_rule(part, question, (rule, units, kind), n_excluded=len(scored.obs) - len(part.obs)))
     return found
 
 
-def _rule(scored: ProfileTable, question: Question, rule: tuple[str, str | None, Rule]) -> RuleScore:
+def _rule(
+    part: ProfileTable, question: Question, rule: tuple[str, str | None, Rule], *, n_excluded: int
+) -> RuleScore:
     name, units, kind = rule
     assert question.label is not None
-    kept = np.ones(len(scored.obs), bool)
-    if units is not None:  # mechanisms of one batch cannot be found outside it
-        kept = ~scored.obs[question.label].isin(question.exclude_classes).to_numpy()
-    part = scored.take(kept)
     labels, compounds = codes(part.obs[question.label]), codes(part.obs[question.compound])
     sets = None if units is None else [frozenset(text.split(";")) for text in part.obs[units]]
     allowed = allowed_pairs(compounds, sets, rule=kind)
@@ -175,31 +199,38 @@ def _rule(scored: ProfileTable, question: Question, rule: tuple[str, str | None,
         part.x, labels=labels, compounds=compounds, allowed=allowed, permutations=question.permutations,
         seed=question.seed,
     )  # fmt: skip
-    ids = tuple(map(str, part.obs.index))
-    right = {
-        ids[i]: bool(score.predicted[i] == labels[i]) for i in range(len(ids)) if score.predicted[i] >= 0
-    }
-    return RuleScore(name, score, int((~kept).sum()), ids, right)
+    ids = tuple(part.obs.index)
+    right = {ids[i]: bool(score.predicted[i] == labels[i]) for i in np.flatnonzero(score.predicted >= 0)}
+    return RuleScore(name, score, n_excluded, ids, right)
 
 
-def _replicates(rows: ProfileTable, question: Question) -> list[MapScore]:
-    """Ask whether replicates find each other, among controls and among other treatments."""
+def _replicates(rows: ProfileTable, question: Question) -> tuple[list[MapScore], list[MapScore]]:
+    """Ask whether replicates find each other: among controls; and among other treatments, ever farther apart."""
+    activity: list[MapScore] = []
+    grades: list[MapScore] = []
     if "treatment" not in rows.obs:
-        return []
-    control = _controls(rows.obs)
-    known = rows.obs["treatment"].notna().to_numpy()
-    found = []
-    for name, kept in ((ACTIVITY, control | known), (DISTINCTNESS, ~control & known)):
-        part = rows.take(kept)
-        treatment, is_control = codes(part.obs["treatment"]), _controls(part.obs)
-        negative = is_control.astype(np.int64) if name == ACTIVITY else treatment
-        if not (~is_control).any() or len(np.unique(negative)) < 2:
-            continue
+        return activity, grades
+    control, known = _controls(rows.obs), rows.obs["treatment"].notna().to_numpy()
+    if control.any() and (~control & known).any():
+        part = rows.take(control | known)
+        treatment, role = codes(part.obs["treatment"]), _controls(part.obs).astype(np.int64)
+        # a treated row has no positives among controls, even where both got the same
         precision = average_precision(
-            part.x, pos_sameby=[treatment], neg_diffby=[negative], queries=~is_control
+            part.x, pos_sameby=[treatment, role], neg_diffby=[role], queries=role == 0
         )
-        found.append(_map_score(name, precision, part.obs["treatment"], question))
-    return found
+        activity.append(_map_score(ACTIVITY, precision, part.obs["treatment"], question))
+    part = rows.take(~control & known)
+    treatment = codes(part.obs["treatment"])
+    if len(np.unique(treatment)) < 2:
+        return activity, grades
+    for grade in (None, *(name for name in _GRADES if name in part.obs)):
+        apart = [] if grade is None else [codes(part.obs[grade])]
+        precision = average_precision(
+            part.x, pos_sameby=[treatment], pos_diffby=apart, neg_diffby=[treatment]
+        )
+        name = "any replicate" if grade is None else f"replicate on another {grade}"
+        grades.append(_map_score(name, precision, part.obs["treatment"], question))
+    return activity, grades
 
 
 def _mechanisms(treated: ProfileTable, question: Question) -> list[MapScore]:
@@ -211,27 +242,6 @@ def _mechanisms(treated: ProfileTable, question: Question) -> list[MapScore]:
         return []
     precision = average_precision(part.x, pos_sameby=[label], pos_diffby=[compound], neg_diffby=[label])
     return [_map_score(CONSISTENCY, precision, part.obs[question.label], question)]
-
-
-def _grades(rows: ProfileTable, question: Question) -> list[MapScore]:
-    """Ask the same of replicates ever farther apart: any, on another well position, plate, batch."""
-    if "treatment" not in rows.obs:
-        return []
-    part = rows.take(~_controls(rows.obs) & rows.obs["treatment"].notna().to_numpy())
-    if not len(part.obs):
-        return []
-    treatment = codes(part.obs["treatment"])
-    if len(np.unique(treatment)) < 2:
-        return []
-    found = []
-    for grade in (None, *(name for name in _GRADES if name in part.obs)):
-        apart = [] if grade is None else [codes(part.obs[grade])]
-        precision = average_precision(
-            part.x, pos_sameby=[treatment], pos_diffby=apart, neg_diffby=[treatment]
-        )
-        name = "any replicate" if grade is None else f"replicate on another {grade}"
-        found.append(_map_score(name, precision, part.obs["treatment"], question))
-    return found
 
 
 def _map_score(name: str, precision: Any, groups: pd.Series, question: Question) -> MapScore:
@@ -254,20 +264,19 @@ def _batches(rows: ProfileTable, question: Question, notes: list[str]) -> BatchS
         notes.append("fewer than two batches: nothing said of what is left of them")
         return None
     control = _controls(rows.obs)
-    found = []
-    for part in (rows, rows.take(control)):
-        wells = part.obs["plate"].astype(str) + "/" + part.obs["well"].astype(str)
+    found, share = [], np.nan
+    for what, part in (("all rows", rows), ("controls", rows.take(control))):
+        wells, batches = part.obs["plate"].astype(str) + "/" + part.obs["well"].astype(str), part.obs["batch"]
         try:
-            named = batch_accuracy(part.x, codes(part.obs["batch"]), groups=codes(wells), seed=question.seed)
+            named = batch_accuracy(part.x, codes(batches), groups=codes(wells), seed=question.seed)
             found += [named.accuracy, named.chance]
         except ValueError as error:  # too few wells for folds
-            notes.append(f"what is left of batches could not be judged: {error}")
+            notes.append(f"what is left of batches in {what} could not be judged: {error}")
             found += [np.nan, np.nan]
-    share = (
-        variance_explained(rows.x[control], codes(rows.obs["batch"])[control])
-        if control.sum() > 1
-        else np.nan
-    )
+    try:
+        share = variance_explained(rows.x[control], codes(rows.obs["batch"])[control])
+    except ValueError as error:  # controls of one batch alone
+        notes.append(f"the variance of controls between batches could not be computed: {error}")
     return BatchScore(found[0], found[1], found[2], found[3], share)
 
 
@@ -284,10 +293,10 @@ def _all_units(texts: Iterable[str]) -> set[str]:
     return {unit for text in texts for unit in text.split(";")}
 
 
-def _require(table: ProfileTable, names: Sequence[str]) -> None:
-    missing = [name for name in names if name not in table.obs]
-    if missing:
+def _check_lengths(table: ProfileTable) -> None:
+    zero = table.obs.index[~table.x.any(axis=1)].tolist()
+    if zero:
         raise InputError(
-            f"{table.source}: treatments have no {' and no '.join(missing)} (or several of it in one treatment)",
-            hint="name the columns under input.columns, or set score.label to null",
+            f"{table.source}: {len(zero)} profile(s) are zero all over and have no direction: {shorten(zero)}",
+            hint="leave these rows out: an image without cells has no profile",
         )
