@@ -36,8 +36,10 @@ types: $(STAMP)   ## mypy, strict
 layers: $(STAMP)  ## who may import whom
 	$(BIN)/lint-imports
 
+# What starts a Ray cluster uses all cores itself; the thousands of small tests are spread over them.
 unit: $(STAMP)    ## the tests alone
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 4 tests/unit tests/contract
+	$(BIN)/pytest tests/ray
 
 test: lint types layers unit ## everything that must be green
 

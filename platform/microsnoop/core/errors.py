@@ -58,8 +58,8 @@ class CorrectionError(MicrosnoopError, ValueError):
         super().__init__(message, hint=hint)
         self.code = code
 
-    def __reduce__(self) -> tuple[type[CorrectionError], tuple[str, str]]:
-        return (CorrectionError, (self.code, self.message))
+    def __reduce__(self) -> tuple[type[CorrectionError], tuple[str, str], dict[str, str]]:
+        return (CorrectionError, (self.code, self.message), {"hint": self.hint})
 
 
 class EncoderError(MicrosnoopError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -13,6 +14,7 @@ from microsnoop.core import errors
 from microsnoop.core.codes import RejectCode
 from microsnoop.core.errors import (
     ConfigError,
+    CorrectionError,
     EncoderError,
     InputError,
     MicrosnoopError,
@@ -58,6 +60,7 @@ CROSSINGS = [across_a_process_border, rebuilt_from_reduce, copy.copy, copy.deepc
     [
         (ConfigError, ValueError),
         (InputError, ValueError),
+        (partial(CorrectionError, "too_few_controls"), ValueError),
         (MissingDependency, ImportError),
         (RunLocked, RunError),
         (StaleOutput, RunError),
@@ -73,8 +76,15 @@ def test_every_error_of_the_module_is_in_the_tree() -> None:
     defined = [
         item for item in vars(errors).values() if isinstance(item, type) and issubclass(item, Exception)
     ]
-    assert set(defined) == {*HINTED, RowRejected}
+    assert set(defined) == {*HINTED, RowRejected, CorrectionError}
     assert all(issubclass(item, MicrosnoopError) for item in defined)
+
+
+@pytest.mark.parametrize("cross", CROSSINGS)
+def test_a_correction_error_keeps_its_code_and_hint(cross: Callable[[BaseException], Any]) -> None:
+    again = cross(CorrectionError("no_knee", "what happened", hint="what to do"))
+    assert isinstance(again, CorrectionError)
+    assert (again.code, again.message, again.hint) == ("no_knee", "what happened", "what to do")
 
 
 def test_a_rejected_row_is_no_value_error() -> None:
