@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,16 +95,8 @@ def export(
         fuse=fuse or str(store.info["config"]["fuse"]),
         aggregate="" if layout.sizes is None else aggregate,
     )
-    partial = target.with_name(f".{target.name}.partial")
-    _remove(partial)
-    try:
+    with _replacing(target) as partial:
         _write(store, partial, layout, form, zarr_format=target.suffix == ".zarr")
-        _remove(target)
-        partial.rename(target)
-    except OSError as error:
-        raise RunError(f"cannot write {target}: {error}") from error
-    finally:
-        _remove(partial)
     return target
 
 
@@ -122,17 +115,24 @@ def write(data: ad.AnnData, path: Path | str) -> Path:
         The disk cannot be written.
     """
     target = Path(path)
+    with _replacing(target) as partial:
+        data.write_zarr(partial) if target.suffix == ".zarr" else data.write_h5ad(partial)
+    return target
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """Give a path to write to, and put what was written in the place of ``target``: whole, or not at all."""
     partial = target.with_name(f".{target.name}.partial")
     _remove(partial)
     try:
-        data.write_zarr(partial) if target.suffix == ".zarr" else data.write_h5ad(partial)
+        yield partial
         _remove(target)
         partial.rename(target)
     except OSError as error:
         raise RunError(f"cannot write {target}: {error}") from error
     finally:
         _remove(partial)
-    return target
 
 
 def _check(store: RunStore, layout: Layout, aggregate: str) -> None:
