@@ -12,10 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from microsnoop.core.errors import InputError, RunError
+from microsnoop.core.profile_config import LevelConfig, PlateConfig, ProfileConfig, ProfileInput
+from microsnoop.correction.files import load as load_correction
 from microsnoop.correction.sphering import Sphering
 from microsnoop.io.parts import is_intact, list_parts
 from microsnoop.pipelines import profile_blocks
 from microsnoop.pipelines.profile_blocks import run_blocks
+from microsnoop_apps.profiling import blocks
+from microsnoop_apps.profiling.experiment import run_methods
+from microsnoop_apps.profiling.loading import load
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 D, SITES = 24, 4
@@ -37,6 +42,8 @@ def write(folder: Path, *, shuffled: bool = False, vectors: pa.Array | None = No
     rows["treatment"] = np.where(
         rows["is_control"], "DMSO@na", "drug" + rows["well"].str[1:].astype(int).astype(str)
     )
+    rows["compound"] = rows["treatment"]
+    rows["moa"] = "m" + (rows["well"].str[1:].astype(int) % 3).astype(str)
     rows["obs_id"] = rows["plate"] + "/" + rows["well"] + "/" + rows["site"].astype(str)
     x = (
         rng.normal(size=(len(rows), D)) @ rng.normal(size=(D, D))
@@ -149,3 +156,30 @@ def test_what_goes_wrong_in_a_worker_is_said_in_our_words(
     monkeypatch.setattr(profile_blocks, "fit_chosen", then_shorten)
     with pytest.raises(InputError, match="do not all hold 24"):
         run_blocks(tmp_path / "parts2", tmp_path / "out2", corrector=Sphering(reg="ridge"))
+
+
+def test_the_command_gives_what_memory_gives(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "parts")
+    config = ProfileConfig(
+        input=ProfileInput(table=str(tmp_path / "parts")),
+        plates=PlateConfig(controls={"compound": ["DMSO@na"]}),
+        levels=LevelConfig(through_wells=True),
+        methods={"sphering": [{"method": "sphering", "reg": "shrinkage"}]},
+        out=str(tmp_path / "blocks"),
+        out_of_core="always",
+    )
+    assert blocks.is_out_of_core(config, config.input.table)
+    summary = blocks.profile_blocks(config, config.input.table)
+    assert "1,440 rows = 1,438 corrected + 2 rejected" in capsys.readouterr().out
+    found = blocks.read_treatments(
+        tmp_path / "blocks" / "blocks" / "treatments.parquet", [f"f{j}" for j in range(D)]
+    )
+    loaded = load(config, root="")
+    assert (loaded.n_read, loaded.n_rejected) == (summary.rows_out, summary.rejected)
+    expected = run_methods(loaded.rows, config).methods["sphering"]
+    assert found.obs.index.tolist() == expected.treatments.obs.index.tolist()
+    np.testing.assert_allclose(found.x, expected.treatments.x, atol=1e-5)
+    assert found.obs["n_wells"].tolist() == expected.treatments.obs["n_wells"].tolist()
+    assert (tmp_path / "blocks" / "report.html").is_file()
+    again = load_correction(tmp_path / "blocks" / "correction")
+    assert again.control_hash_ == expected.corrector.control_hash_  # type: ignore[union-attr]
