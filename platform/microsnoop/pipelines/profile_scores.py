@@ -5,7 +5,6 @@ Source: evaluation spec, sections 3 to 7. The same function judges every method,
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -180,7 +179,8 @@ def _rules(treated: ProfileTable, question: Question, notes: list[str]) -> list[
     for rule, units, kind in RULES:
         # mechanisms of one batch cannot be found outside it
         part = scored if units is None else kept
-        if units is not None and (units not in part.obs or len(_all_units(part.obs[units])) < 2):
+        names = {name for text in part.obs.get(units, ()) for name in text.split(";")}
+        if units is not None and len(names) < 2:
             notes.append(f"{rule}: fewer than two {units}, not computed")
             continue
         found.append(_rule(part, question, (rule, units, kind), n_excluded=len(scored.obs) - len(part.obs)))
@@ -251,12 +251,10 @@ def _map_score(name: str, precision: Any, groups: pd.Series, question: Question)
     frame = pd.DataFrame(
         {"group": names, "map": table.values, "p": table.p, "q": table.q, "expected": table.expected}
     )
-    there = frame["map"].notna()
-    mean = [
-        float(frame.loc[there, column].mean()) if there.any() else np.nan for column in ("map", "expected")
-    ]
-    retrieved = float((frame.loc[there, "q"] < 0.05).mean()) if there.any() else np.nan
-    return MapScore(name, mean[0], mean[1], retrieved, int(there.sum()), int((~there).sum()), frame)
+    there = frame[frame["map"].notna()]
+    found, expected = float(there["map"].mean()), float(there["expected"].mean())
+    retrieved = float((there["q"] < 0.05).mean())
+    return MapScore(name, found, expected, retrieved, len(there), len(frame) - len(there), frame)
 
 
 def _batches(rows: ProfileTable, question: Question, notes: list[str]) -> BatchScore | None:
@@ -289,12 +287,8 @@ def _controls(obs: pd.DataFrame) -> NDArray[np.bool_]:
     return obs["is_control"].to_numpy(bool) if "is_control" in obs else np.zeros(len(obs), bool)
 
 
-def _all_units(texts: Iterable[str]) -> set[str]:
-    return {unit for text in texts for unit in text.split(";")}
-
-
 def _check_lengths(table: ProfileTable) -> None:
-    zero = table.obs.index[~table.x.any(axis=1)].tolist()
+    zero = table.obs.index[np.flatnonzero(~table.x.any(axis=1))].tolist()
     if zero:
         raise InputError(
             f"{table.source}: {len(zero)} profile(s) are zero all over and have no direction: {shorten(zero)}",
