@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import pandas as pd
 
 from microsnoop.core.errors import ConfigError, CorrectionError, MissingDependency
 from microsnoop.core.profile_config import UNCORRECTED, ProfileConfig, ScoreConfig
 from microsnoop.correction.base import Corrector, Finding
 from microsnoop.correction.guards import Whiteness, batch_remains, held_out_whiteness, signal_loss
 from microsnoop.correction.steps import build
+from microsnoop.io.profile_columns import shorten
 from microsnoop.io.profile_table import ProfileTable
 from microsnoop.pipelines.profile_levels import aggregate
 from microsnoop.pipelines.profile_plates import correction_obs
@@ -107,16 +108,17 @@ def run_methods(
 def _order(config: ProfileConfig, rows: ProfileTable) -> list[str]:
     """Return the methods with the baselines first: uncorrected, principal components, cell count."""
     baselines = [UNCORRECTED, PCA]
-    if _counts(rows, config.score.cell_count) is not None:
+    if _count_column(rows, config.score.cell_count) is not None:
         baselines.append(CELL_COUNT)
     return list(dict.fromkeys([*baselines, *config.methods]))
 
 
 def _method(name: str, rows: ProfileTable, corrector: Corrector | None, config: ProfileConfig) -> Corrected:
     corrected = rows
-    if name == CELL_COUNT:
-        corrected = _as_angles(rows, _counts(rows, config.score.cell_count))
-    elif name == PCA and corrector is None:
+    counted = _count_column(rows, config.score.cell_count) if name == CELL_COUNT else None
+    if corrector is None and counted is not None:
+        corrected = _as_angles(rows, counted)
+    elif corrector is None and name == PCA:
         corrector = build([{"method": "pca"}])
     if corrector is not None:
         x = corrector.fit_transform(rows.x, correction_obs(rows), features=rows.features)
@@ -141,27 +143,36 @@ def _guarded(experiment: Experiment, config: ProfileConfig) -> Experiment:
     white = None
     if used.corrector is not None:
         if any(step["method"] in ("sphering", "tvn") for step in config.methods[config.use]):
-            rows = experiment.source
-            white = held_out_whiteness(
-                lambda: build(config.methods[config.use]),
-                rows.x,
-                correction_obs(rows),
-                seed=config.score.seed,
-            )
-            findings += white.findings() if white is not None else []
+            white, more = _whiteness(experiment.source, config)
+            findings += more
         loose, kept = raw.scores.map(DISTINCTNESS), used.scores.map(DISTINCTNESS)
         if loose is not None and kept is not None:
             findings += signal_loss("replicates against other treatments", loose.value, kept.value)
         if raw.scores.batch is not None and used.scores.batch is not None:
             before, after = raw.scores.batch, used.scores.batch
-            findings += batch_remains(before.control_accuracy, after.control_accuracy, after.control_chance)
+            known = np.isfinite([before.control_accuracy, after.control_accuracy]).all()
+            if known:  # else the notes of the scores say why not
+                findings += batch_remains(
+                    before.control_accuracy, after.control_accuracy, after.control_chance
+                )
     return Experiment(
         experiment.config, experiment.source, experiment.methods, experiment.failed, tuple(findings), white
     )
 
 
-def _counts(rows: ProfileTable, name: str | None) -> NDArray[np.float64] | None:
-    """Return the cells of each row, None where nobody counted them.
+def _whiteness(rows: ProfileTable, config: ProfileConfig) -> tuple[Whiteness | None, list[Finding]]:
+    """Return how white held-out controls come out; that it could not be found out is a finding, not the end."""
+    try:
+        white = held_out_whiteness(
+            lambda: build(config.methods[config.use]), rows.x, correction_obs(rows), seed=config.score.seed
+        )
+    except CorrectionError as error:
+        return None, [Finding("not_checked", f"held-out controls could not be judged: {error.message}")]
+    return white, white.findings() if white is not None else []
+
+
+def _count_column(rows: ProfileTable, name: str | None) -> pd.Series | None:
+    """Return the column that counts the cells of each row, None where nobody counted them.
 
     Raises
     ------
@@ -169,17 +180,26 @@ def _counts(rows: ProfileTable, name: str | None) -> NDArray[np.float64] | None:
         The column that should count them is not there.
     """
     if name is None:
-        return rows.obs["n_cells"].to_numpy(np.float64) if "n_cells" in rows.obs else None
+        return rows.obs.get("n_cells")
     if name in rows.features:
-        return rows.x[:, rows.features.index(name)].astype(np.float64)
+        return pd.Series(rows.x[:, rows.features.index(name)], rows.obs.index, name=name)
     if name in rows.obs:
-        return rows.obs[name].to_numpy(np.float64)
-    raise ConfigError(f"score.cell_count: {rows.source} has no column {name!r}")
+        return rows.obs[name]
+    raise ConfigError(
+        f"score.cell_count: {rows.source} has no column {name!r}",
+        hint=f"beside its features it has {', '.join(map(str, rows.obs.columns))}",
+    )
 
 
-def _as_angles(rows: ProfileTable, counts: NDArray[np.float64] | None) -> ProfileTable:
+def _as_angles(rows: ProfileTable, counted: pd.Series) -> ProfileTable:
     """Return counts as points on a quarter of a circle: the nearest by cosine are the nearest in number."""
-    assert counts is not None
+    counts = pd.to_numeric(counted, errors="coerce").to_numpy(np.float64)
+    if gaps := counted.index[~np.isfinite(counts)].tolist():
+        raise CorrectionError(
+            "not_finite",
+            f"{counted.name} counts no cells in {len(gaps)} of {len(counts)} rows: {shorten(gaps)}",
+            hint="name a column of numbers under score.cell_count",
+        )
     span = counts.max() - counts.min()
     angle = (counts - counts.min()) / (span if span > 0 else 1) * (np.pi / 2)
     return rows.with_x(np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32), ("cos", "sin"))

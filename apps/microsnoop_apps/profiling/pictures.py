@@ -18,6 +18,7 @@ from microsnoop_apps.profiling.experiment import Experiment
 from microsnoop_integrations.profiles import to_anndata
 from microsnoop_integrations.scanpy_steps import neighbours_umap_leiden
 
+PICTURES = ("scores", "replicates", "controls", "spectrum", "heldout", "plates", "maps")
 _MOST_MAPPED = 20_000
 _MOST_PAIRS = 20_000
 _MOST_COVARIANCE = 2_000
@@ -42,7 +43,8 @@ def draw(experiment: Experiment, out: Path) -> list[Picture]:
     found += _spectrum(experiment, out)
     found.append(_plates(experiment, out))
     if len(raw.obs) >= 10:
-        found.append(_maps({"uncorrected": raw, experiment.config.use: used}, experiment, out))
+        corrected = {experiment.config.use: used} if experiment.used.corrector is not None else {}
+        found.append(_maps({"uncorrected": raw} | corrected, experiment, out))
     return [picture for picture in found if picture is not None]
 
 

@@ -52,13 +52,16 @@ def write_report(
     for name, reason in experiment.failed.items():
         page.paragraph(f"Not computed: {name}. {reason}")
     page.heading("Scores", 2)
-    page.table(tables.HEADLINE_HEADER, tables.headline_rows(experiment), bold=_row_of(experiment))
-    page.paragraph(_HOW)
-    if config.score.exclude_classes:
-        left = ", ".join(config.score.exclude_classes)
-        page.paragraph(f"Left out of NSCB, by configuration: {left}.")
+    if tables.has_rules(experiment):
+        page.table(tables.HEADLINE_HEADER, tables.headline_rows(experiment), bold=_row_of(experiment))
+        page.paragraph(_HOW)
+        if config.score.exclude_classes:
+            left = ", ".join(config.score.exclude_classes)
+            page.paragraph(f"Left out of NSCB, by configuration: {left}.")
+        page.details("All numbers of NSC and NSCB", (tables.RULE_HEADER, tables.rule_rows(experiment)))
+    else:
+        page.paragraph("No mechanisms to score: only replicates and batches are judged.")
     page.details("Methods", tables_of_methods(experiment))
-    page.details("All numbers of NSC and NSCB", (tables.RULE_HEADER, tables.rule_rows(experiment)))
     page.heading("Replicates", 2)
     page.table(tables.MAP_HEADER, tables.map_rows(experiment))
     page.details(

@@ -17,13 +17,15 @@ from microsnoop.io.profile_table import ProfileTable
 from microsnoop_apps.profiling import tables
 from microsnoop_apps.profiling.experiment import Experiment, run_methods
 from microsnoop_apps.profiling.loading import Loaded, load
-from microsnoop_apps.profiling.pictures import draw
+from microsnoop_apps.profiling.pictures import PICTURES, draw
 from microsnoop_apps.profiling.report import write_report
 from microsnoop_apps.terminal import say, show_rows, show_table
 from microsnoop_integrations.anndata_io import write
 from microsnoop_integrations.profiles import UNS, provenance, to_anndata
 
 TREATMENTS, ROWS = "treatments", "rows"
+# what not every run writes: a file of an earlier run must not lie beside results that it has nothing to do with
+_SOMETIMES = ("correction.safetensors", "correction.json", *(f"{name}.png" for name in PICTURES))
 
 
 def profile(config: ProfileConfig, *, root: str, pictures: bool = True) -> Experiment:
@@ -39,19 +41,21 @@ def profile(config: ProfileConfig, *, root: str, pictures: bool = True) -> Exper
     show_loaded(loaded, config)
     experiment = run_methods(loaded.rows, config, on_method=lambda name: say(f"  {name} ..."))
     out.mkdir(parents=True, exist_ok=True)
+    for name in _SOMETIMES:
+        (out / name).unlink(missing_ok=True)
     write_tables(experiment, loaded, out)
     drawn = draw(experiment, out) if pictures else []
     report = write_report(experiment, loaded, drawn, provenance=facts(experiment), out=out)
     show_experiment(experiment, loaded)
-    show_rows(
-        [
-            ("report", str(report)),
-            ("treatments", f"{out / TREATMENTS}.h5ad, .parquet"),
-            ("rows", f"{out / ROWS}.h5ad (X as it came, corrected beside it)"),
-            ("correction", f"{out / 'correction'}.safetensors, .json"),
-            ("beside them", "scores.csv, metrics.parquet, predictions.csv, rejects.parquet"),
-        ]
-    )
+    corrected = experiment.used.corrector is not None
+    written = [
+        ("report", str(report)),
+        ("treatments", f"{out / TREATMENTS}.h5ad, .parquet"),
+        ("rows", f"{out / ROWS}.h5ad (X as it came{', corrected beside it' if corrected else ''})"),
+        ("correction", f"{out / 'correction'}.safetensors, .json") if corrected else ("correction", "none"),
+        ("beside them", "scores.csv, metrics.parquet, predictions.csv, rejects.parquet"),
+    ]
+    show_rows(written)
     return experiment
 
 
@@ -93,8 +97,9 @@ def show_experiment(experiment: Experiment, loaded: Loaded) -> None:
     """Print scores and findings."""
     say()
     say(loaded.balance(experiment))
-    say("\nMechanism of the nearest treatment, right / n = % [95 %]")
-    show_table(tables.HEADLINE_HEADER, tables.headline_rows(experiment))
+    if tables.has_rules(experiment):
+        say("\nMechanism of the nearest treatment, right / n = % [95 %]")
+        show_table(tables.HEADLINE_HEADER, tables.headline_rows(experiment))
     say("\nReplicates and mechanisms, mean average precision")
     show_table(tables.MAP_HEADER, tables.map_rows(experiment))
     if rows := tables.batch_rows(experiment):
@@ -111,7 +116,7 @@ def write_tables(experiment: Experiment, loaded: Loaded, out: Path) -> None:
     """Write profiles, the fitted correction, scores and rejects."""
     used = experiment.used
     treatments = to_anndata(used.treatments)
-    treatments.uns[UNS] = _provenance(experiment)
+    treatments.uns[UNS] = _provenance(experiment, "X")
     write(treatments, out / f"{TREATMENTS}.h5ad")
     write_parquet(out / f"{TREATMENTS}.parquet", table_of(used.treatments))
     rows = to_anndata(experiment.source)
@@ -120,7 +125,7 @@ def write_tables(experiment: Experiment, loaded: Loaded, out: Path) -> None:
             rows.layers["corrected"] = used.rows.x
         else:
             rows.obsm["X_corrected"] = used.rows.x
-        rows.uns[UNS] = _provenance(experiment)
+        rows.uns[UNS] = _provenance(experiment, "corrected")
         save(used.corrector, out / "correction")
     write(rows, out / f"{ROWS}.h5ad")
     rejects = loaded.rejects(experiment).astype(str)
@@ -148,7 +153,8 @@ def table_of(table: ProfileTable) -> pa.Table:
     return pa.table(columns, names=names).replace_schema_metadata(header)
 
 
-def _provenance(experiment: Experiment) -> dict[str, object]:
+def _provenance(experiment: Experiment, key: str) -> dict[str, object]:
+    """Return what was done, and under ``key`` (``X`` or the layer it made) the correction itself."""
     config, used = experiment.config, experiment.used
     described: dict[str, object] = {
         "method": config.use,
@@ -156,7 +162,7 @@ def _provenance(experiment: Experiment) -> dict[str, object]:
         "guards_json": json.dumps([vars(finding) for finding in experiment.findings]),
     }
     if used.corrector is not None:
-        described["corrected"] = {
-            k: v for k, v in provenance(used.corrector, {}).items() if k != "arrays"
-        } | {"arrays_file": "correction.safetensors"}
+        described[key] = {k: v for k, v in provenance(used.corrector, {}).items() if k != "arrays"} | {
+            "arrays_file": "correction.safetensors"
+        }
     return described

@@ -47,6 +47,11 @@ METRICS_SCHEMA = pa.schema(
 )
 
 
+def has_rules(experiment: Experiment) -> bool:
+    """Whether mechanisms of nearest treatments were scored at all: there may be none, or a single one."""
+    return any(method.scores.rules for method in experiment.methods.values())
+
+
 def headline_rows(experiment: Experiment) -> list[list[str]]:
     """Return one line a method: right / n, per cent and interval under every rule."""
     return [headline_row(method.scores) for method in experiment.methods.values()]
@@ -71,7 +76,7 @@ def map_rows(experiment: Experiment, *, grades: bool = False) -> list[list[str]]
     """Return one line a method and question; ``grades``: of replicates ever farther apart."""
     return [
         [
-            name, one.question, f"{one.value:.3f}", f"{one.expected:.3f}", percent(one.retrieved),
+            name, one.question, _fixed(one.value), _fixed(one.expected), percent(one.retrieved),
             str(one.n_groups), str(one.n_missing),
         ]
         for name, method in experiment.methods.items()
@@ -117,6 +122,10 @@ def prediction_rows(experiment: Experiment) -> list[list[str]]:
 
 
 PREDICTION_HEADER = ("method", "score", "treatment", "truth", "nearest", "predicted", "right")
+
+
+def _fixed(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.3f}"
 
 
 def _headline(rule: RuleScore | None) -> str:
