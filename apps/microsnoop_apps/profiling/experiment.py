@@ -12,16 +12,20 @@ import pandas as pd
 from microsnoop.core.errors import ConfigError, CorrectionError, MissingDependency
 from microsnoop.core.profile_config import UNCORRECTED, ProfileConfig, ScoreConfig
 from microsnoop.correction.base import Corrector, Finding
+from microsnoop.correction.chain import Chain
 from microsnoop.correction.guards import Whiteness, batch_remains, held_out_whiteness, signal_loss
+from microsnoop.correction.sphering import Sphering, knee_stability
 from microsnoop.correction.steps import build
 from microsnoop.io.profile_columns import shorten
 from microsnoop.io.profile_table import ProfileTable
+from microsnoop.ops.sphering import VARIANTS
 from microsnoop.pipelines.profile_levels import aggregate
 from microsnoop.pipelines.profile_plates import correction_obs
 from microsnoop.pipelines.profile_scores import DISTINCTNESS, MethodScores, Question, judge
 
 CELL_COUNT = "cell count"
 PCA = "PCA"
+_KNEE_RANGE = 0.1  # of the number of features
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,7 @@ def _guarded(experiment: Experiment, config: ProfileConfig) -> Experiment:
         if any(step["method"] in ("sphering", "tvn") for step in config.methods[config.use]):
             white, more = _whiteness(experiment.source, config)
             findings += more
+        findings += _knees(used.corrector, experiment.source, seed=config.score.seed)
         loose, kept = raw.scores.map(DISTINCTNESS), used.scores.map(DISTINCTNESS)
         if loose is not None and kept is not None:
             findings += signal_loss("replicates against other treatments", loose.value, kept.value)
@@ -158,6 +163,27 @@ def _guarded(experiment: Experiment, config: ProfileConfig) -> Experiment:
     return Experiment(
         experiment.config, experiment.source, experiment.methods, experiment.failed, tuple(findings), white
     )
+
+
+def _knees(corrector: Corrector, rows: ProfileTable, *, seed: int) -> list[Finding]:
+    """Return ``unstable_knee`` where drawing the controls again moves the knee by more than a tenth of the features.
+
+    Only of sphering as the first and only fit of all controls: a later step sees rows that are not kept.
+    """
+    first = corrector.steps[0] if isinstance(corrector, Chain) else corrector
+    if not isinstance(first, Sphering) or [fit.info["reg"] for fit in first.fits_.values()] != ["knee"]:
+        return []
+    control = rows.obs["is_control"].to_numpy(bool)
+    width = rows.x.shape[1]
+    low, high = knee_stability(
+        rows.x[control], seed=seed, correlation=VARIANTS[first.variant][0], sensitivity=first.sensitivity
+    )
+    if high - low <= _KNEE_RANGE * width:
+        return []
+    told = (
+        f"drawn again, controls put the knee anywhere between eigenvalue {low:.0f} and {high:.0f} of {width}"
+    )
+    return [Finding("unstable_knee", f"{told}: `reg: shrinkage` and `reg: heldout` need no knee")]
 
 
 def _whiteness(rows: ProfileTable, config: ProfileConfig) -> tuple[Whiteness | None, list[Finding]]:
