@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas as pd
 
-from microsnoop.core.profile_config import UNCORRECTED
 from microsnoop.pipelines.profile_scores import NSC, STRICT
 from microsnoop_apps.profiling import tables
 from microsnoop_apps.profiling.experiment import Experiment, describe_steps
@@ -124,8 +123,3 @@ def _reject_rows(rejects: pd.DataFrame) -> list[list[str]]:
     rows = rejects[["obs_id", "code", "message"]].astype(str).to_numpy().tolist()
     more = len(rows) - _SHOWN
     return rows[:_SHOWN] + ([["...", "", f"{more:,} more in rejects.parquet"]] if more > 0 else [])
-
-
-def is_corrected(experiment: Experiment) -> bool:
-    """Whether the profiles written differ from the rows that came."""
-    return experiment.config.use != UNCORRECTED

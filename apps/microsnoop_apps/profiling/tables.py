@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 
 from microsnoop.core.profile_config import UNCORRECTED
-from microsnoop.pipelines.profile_scores import NSC, RULES, MapScore, MethodScores, RuleScore, compare_rules
+from microsnoop.pipelines.profile_scores import RULES, MapScore, MethodScores, RuleScore, compare_rules
 from microsnoop_apps.evaluation.tables import percent
 from microsnoop_apps.profiling.experiment import Corrected, Experiment
 
@@ -196,11 +196,3 @@ def _map_metrics(name: str, one: MapScore) -> Iterator[dict[str, object]]:
             "method": name, "metric": metric, "group": group["group"], "value": group["map"], "p": group["p"],
             "q": group["q"], "null_mean": group["expected"],
         }  # fmt: skip
-
-
-def best(experiment: Experiment, rule: str = NSC) -> str:
-    """Return the method with the most right answers under a rule; the first of equals."""
-    scored = {
-        name: found for name, m in experiment.methods.items() if (found := m.scores.rule(rule)) is not None
-    }
-    return max(scored, key=lambda name: scored[name].score.correct) if scored else ""

@@ -61,13 +61,13 @@ def planted(seed: int = 0) -> pd.DataFrame:
     for batch in range(2):
         compounds = [(m, f"{'abc'[m]}{2 * batch + k + 1}") for m in range(3) for k in range(2)]
         layout: list[tuple[str, float, int | None]] = [("DMSO", 0.0, None)] * 6
-        layout += [(name, dose, m) for m, name in compounds for dose in (1.0, 10.0)]
+        layout += [(name, dose, m) for m, name in compounds for dose in (3.0, 10.0)]
         for number in range(1, 4):
             plate = rng.normal() * noise[0] * 0.5
             for well, (compound, dose, m) in zip(names, layout, strict=True):
                 x = base + batch * week + plate + rng.normal(size=3) * 1.2 @ noise + 0.15 * rng.normal(size=d)
                 if m is not None:
-                    x += effects[m] * (0.8 if dose == 1 else 1.2)
+                    x += effects[m] * (0.8 if dose == 3 else 1.2)
                 known = {"Metadata_Plate": f"P{batch + 1}{number}", "Metadata_Well": well, "week": f"w{batch + 1}",
                          "compound": compound, "concentration": dose,
                          "moa": None if m is None else f"mode {'ABC'[m]}"}  # fmt: skip
@@ -169,6 +169,7 @@ def test_every_file_is_there_and_no_other(finished: tuple[Path, str]) -> None:
 
 def test_pictures_stand_in_the_report(run: Run, tmp_path: Path, wells: pd.DataFrame) -> None:
     config, out = everything(tmp_path, wells), tmp_path / "out"
+    heights: list[int] = []
     some = {"scores.png", "replicates.png", "plates.png", "maps.png"}
     for options, pictures, correction in (
         ([], some | {"controls.png", "spectrum.png"}, CORRECTION),
@@ -182,6 +183,8 @@ def test_pictures_stand_in_the_report(run: Run, tmp_path: Path, wells: pd.DataFr
         assert all(f"]({name})" in report for name in pictures)
         assert page.count("<img ") == page.count("data:image/png;base64,") == len(pictures)
         assert "<script" not in page
+        heights.append(int.from_bytes((out / "maps.png").read_bytes()[20:24], "big"))
+    assert heights[0] > 1.4 * heights[1]  # a map before and a map after, then one alone
 
 
 def test_rows_balance_and_rejects_are_named(finished: tuple[Path, str]) -> None:
@@ -229,7 +232,7 @@ def test_treatments_agree_and_are_means_of_corrected_rows(finished: tuple[Path, 
     assert frame[FEATURES].dtypes.eq(np.float32).all()
     for name in ("n_rows", "n_wells", "n_plates", "n_batches", "n_cells"):
         assert frame[name].tolist() == treatments.obs[name].tolist()
-    assert frame["obs_id"].tolist()[:4] == ["DMSO@0", "a1@1", "a1@10", "a2@1"]  # the natural order: 1, 10
+    assert frame["obs_id"].tolist()[:4] == ["DMSO@0", "a1@3", "a1@10", "a2@3"]  # natural order
     member = rows.obs["treatment"].astype(str).to_numpy()
     for i, name in enumerate(frame["obs_id"]):
         np.testing.assert_allclose(
@@ -383,9 +386,9 @@ def test_options_say_the_same_as_a_file(run: Run, place: Callable[..., Path], we
     plate_map.to_csv(folder / "map.csv", index=False)
     code, text, err = run(
         "profile", "--table", "wells.csv", "--data", folder, "--plate-map", "map.csv", "--control", "compound=DMSO",
-        "--control", "compound=water", "--batch", "week", "--use", "MAD", "--out", folder / "options", "--no-pictures",
-        "--set", "methods={MAD: [{method: mad, minimum_rows: 4}]}", "--set", "score.permutations=20",
-        "--set", "score.map_null=100",
+        "--control", "compound=water", "--batch", "week", "--use", "sphering", "--out", folder / "options",
+        "--no-pictures", "--set", "use=MAD", "--set", "methods={MAD: [{method: mad, minimum_rows: 4}]}",
+        "--set", "score.permutations=20", "--set", "score.map_null=100",
     )  # fmt: skip
     assert (code, err) == (0, "")
     assert "108 rows = 108 read + 0 rejected" in text
