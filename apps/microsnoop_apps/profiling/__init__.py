@@ -6,7 +6,6 @@ Here is what all its pictures share: the canvas they are drawn on, their letters
 from __future__ import annotations
 
 import io
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from numpy.typing import NDArray
 
+from microsnoop.core.ordering import natural
 from microsnoop.io.parts import write_atomic
 
 Floats = NDArray[np.float64]
@@ -74,14 +74,6 @@ def plain(text: object, most: int = 40) -> str:
 @lru_cache(maxsize=1)
 def _letters() -> frozenset[int]:
     return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
-
-
-def natural(name: str) -> list[tuple[bool, int, str]]:
-    """Return a sort key by which P2 comes before P10."""
-    return [
-        (not part.isdecimal(), int(part) if part.isdecimal() else 0, part)
-        for part in re.split(r"(\d+)", name)
-    ]
 
 
 @dataclass(frozen=True)

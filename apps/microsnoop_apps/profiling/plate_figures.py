@@ -17,8 +17,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
+from microsnoop.core.ordering import natural
 from microsnoop.core.plate import format_shape, well_name, well_position
-from microsnoop_apps.profiling import Floats, canvas, natural, plain
+from microsnoop_apps.profiling import Floats, canvas, plain
 
 _MOST_PLATES = 24
 

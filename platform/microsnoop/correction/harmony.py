@@ -17,7 +17,7 @@ from microsnoop.core.errors import CorrectionError
 from microsnoop.core.optional import require
 from microsnoop.correction.base import EVERYTHING, Corrector, Fit
 from microsnoop.correction.components import take_all_rows, take_components, tell_capped
-from microsnoop.correction.rows import Obs, column, named
+from microsnoop.correction.rows import Obs, column, named, order_by_content
 
 _ROWS_PER_CLUSTER, _MAX_CLUSTERS = 30, 100  # published
 _TOLERANCE = 1e-2  # published: a round that lowers the objective by a smaller share is the last one
@@ -190,9 +190,7 @@ def _order_rows(values: NDArray[Any], batches: NDArray[Any]) -> NDArray[np.int64
     Harmony visits rows in a random order of their places: without this, the same rows in another order would
     end elsewhere.
     """
-    whole = np.ascontiguousarray(values)
-    as_bytes = whole.view(np.dtype((np.void, whole.dtype.itemsize * whole.shape[1]))).ravel()
-    first = np.argsort(as_bytes, kind="stable")
+    first = order_by_content(values)
     return first[np.argsort(batches[first], kind="stable")]
 
 

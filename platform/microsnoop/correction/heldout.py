@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from microsnoop.core.errors import CorrectionError
-from microsnoop.correction.rows import Obs, column
+from microsnoop.correction.rows import Obs, column, order_by_content
 from microsnoop.ops.moments import Moments
 from microsnoop.ops.sphering import Spectrum, decompose
 
@@ -110,12 +110,8 @@ def deal(groups: NDArray[Any], *, seed: int = 0, n_folds: int = N_FOLDS) -> NDAr
 
 def rank_rows(rows: NDArray[Any]) -> NDArray[np.int64]:
     """Return a number 0..n-1 for each row that depends on what it holds, not on where it stands."""
-    whole = np.ascontiguousarray(rows)
-    order = np.argsort(
-        whole.view(np.dtype((np.void, whole.itemsize * whole.shape[1]))).ravel(), kind="stable"
-    )
     rank = np.empty(len(rows), np.int64)
-    rank[order] = np.arange(len(rows))
+    rank[order_by_content(rows)] = np.arange(len(rows))
     return rank
 
 

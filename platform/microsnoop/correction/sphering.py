@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from microsnoop.core.errors import CorrectionError
 from microsnoop.correction.base import EVERYTHING, Fit, ScopedCorrector
-from microsnoop.correction.heldout import Choice, choose_floor, choose_ridge, rank_rows
+from microsnoop.correction.heldout import Choice, choose_floor, choose_ridge
 from microsnoop.correction.regularisers import FINDINGS, Lifted, lift_by_knee, lift_by_shrinkage, lift_nothing
-from microsnoop.correction.rows import Obs, check_matrix, is_control, named
+from microsnoop.correction.rows import Obs, check_matrix, is_control, named, order_by_content
 from microsnoop.ops.knee import find_knee
 from microsnoop.ops.moments import Moments
 from microsnoop.ops.sphering import (
@@ -242,7 +242,7 @@ def knee_stability(
     if bootstraps < 1 or max_rows < 2:
         raise ValueError(f"bootstraps must be at least 1 and max_rows 2, got {bootstraps} and {max_rows}")
     values, rng = check_matrix(rows), np.random.default_rng(seed)
-    order = np.argsort(rank_rows(values))
+    order = order_by_content(values)
     if len(order) > max_rows:
         order = order[rng.choice(len(order), max_rows, replace=False)]
     found = []

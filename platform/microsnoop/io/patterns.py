@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from microsnoop.core.errors import InputError
+from microsnoop.core.ordering import natural
 from microsnoop.io.opener import is_remote, local_path
 
 CHANNEL = "channel"
@@ -108,7 +109,7 @@ def match_files(pattern: Pattern, files: Sequence[str]) -> PatternMatches:
             f"no file below {pattern.base} matches {pattern.text}"
             + (f"; files there:{examples}" if examples else "")
         )
-    order = sorted(channels, key=_natural)
+    order = sorted(channels, key=natural)
     return PatternMatches(
         ids=[_id(key) or pattern.text.rsplit("/", 1)[-1] for key in images],
         uris=[[by_channel.get(channel) for channel in order] for by_channel in images.values()],
@@ -120,13 +121,6 @@ def match_files(pattern: Pattern, files: Sequence[str]) -> PatternMatches:
 
 def _id(key: tuple[str, ...]) -> str:
     return "/".join(key)
-
-
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    """Sort key that puts 2 before 10."""
-    return [
-        (0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part
-    ]
 
 
 def _literal(piece: str, text: str) -> str:

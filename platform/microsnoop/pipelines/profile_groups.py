@@ -23,9 +23,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from microsnoop.core.errors import InputError, RunError
+from microsnoop.core.ordering import natural
 from microsnoop.correction.rows import named
 from microsnoop.ops.aggregate import chunk_groups, reduce_groups, reduce_rows
-from microsnoop.pipelines.profile_levels import natural
 
 CARRIED = (
     "batch", "plate", "well", "week", "compound", "concentration", "concentration_unit", "treatment", "moa",
@@ -88,7 +88,7 @@ def _named(
     heads = rows.iloc[np.unique(groups, return_index=True)[1]]
     parts = [heads[name].astype(str) for name in key]
     names: list[str] = functools.reduce(lambda a, b: a.str.cat(b, sep="/"), parts).tolist()
-    order = sorted(range(len(names)), key=lambda g: (natural(names[g]), names[g]))
+    order = sorted(range(len(names)), key=lambda g: natural(names[g]))
     columns: dict[str, Any] = {}
     for name in dict.fromkeys((*key, *(name for name in CARRIED if name in rows))):
         codes = pd.factorize(rows[name])[0]

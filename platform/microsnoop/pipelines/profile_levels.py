@@ -5,7 +5,6 @@ Source: batch spec, section 8.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from microsnoop.core.errors import InputError
+from microsnoop.core.ordering import natural
 from microsnoop.io.profile_table import ProfileTable
 from microsnoop.ops.aggregate import REDUCERS, reduce_groups
 
@@ -109,12 +109,6 @@ def _codes(keys: pd.DataFrame) -> tuple[list[str], NDArray[np.int64]]:
     names = sorted(set(joined), key=natural)
     place = {name: g for g, name in enumerate(names)}
     return names, joined.map(place).to_numpy(np.int64)
-
-
-def natural(name: str) -> list[tuple[int, Any]]:
-    """Return a sort key by which ``B2`` comes before ``B10``."""
-    parts = re.split(r"(\d+)", name)
-    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts if part]
 
 
 def _describe(

@@ -10,8 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from microsnoop.core.errors import InputError
+from microsnoop.core.ordering import natural
 from microsnoop.io.profile_table import REJECT_COLUMNS, ProfileTable
-from microsnoop.pipelines.profile_levels import aggregate, natural
+from microsnoop.pipelines.profile_levels import aggregate
 
 
 def make(obs: dict[str, list[Any]], x: NDArray[Any] | None = None) -> ProfileTable:
@@ -126,3 +127,4 @@ def test_a_level_without_its_columns_is_an_error(images: ProfileTable) -> None:
 
 def test_names_are_ordered_as_people_would() -> None:
     assert sorted(["b10", "b9", "10", "9", "a"], key=natural) == ["9", "10", "a", "b9", "b10"]
+    assert sorted(["P1", "P01"], key=natural) == sorted(["P01", "P1"], key=natural)  # never a tie
