@@ -7,6 +7,7 @@
     ├── InputError           the list of inputs cannot be used           (also a ValueError)
     ├── RowRejected          one record or sample cannot be embedded     (becomes a row of the rejects table)
     ├── CorrectionError      a batch correction would be wrong here      (also a ValueError; carries a code)
+    ├── JointError           two modalities cannot be analysed together  (also a ValueError; carries a code)
     ├── EncoderError         an encoder cannot be found, read or trusted
     ├── MissingDependency    an optional package is not installed        (also an ImportError)
     └── RunError             a run directory or a running job failed
@@ -51,15 +52,23 @@ class RowRejected(MicrosnoopError):
         return (RowRejected, (self.code, self.message))
 
 
-class CorrectionError(MicrosnoopError, ValueError):
-    """A batch correction cannot be fitted or applied without giving wrong numbers; ``code`` names the reason."""
+class _CodedError(MicrosnoopError, ValueError):
+    """An error whose reason has a name that programs can go by."""
 
     def __init__(self, code: str, message: str, *, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.code = code
 
-    def __reduce__(self) -> tuple[type[CorrectionError], tuple[str, str], dict[str, str]]:
-        return (CorrectionError, (self.code, self.message), {"hint": self.hint})
+    def __reduce__(self) -> tuple[type[_CodedError], tuple[str, str], dict[str, str]]:
+        return (type(self), (self.code, self.message), {"hint": self.hint})
+
+
+class CorrectionError(_CodedError):
+    """A batch correction cannot be fitted or applied without giving wrong numbers; ``code`` names the reason."""
+
+
+class JointError(_CodedError):
+    """Two modalities cannot be analysed together, or the result would be wrong; ``code`` names the reason."""
 
 
 class EncoderError(MicrosnoopError):

@@ -17,6 +17,7 @@ from microsnoop.core.errors import (
     CorrectionError,
     EncoderError,
     InputError,
+    JointError,
     MicrosnoopError,
     MissingDependency,
     RowRejected,
@@ -76,14 +77,17 @@ def test_every_error_of_the_module_is_in_the_tree() -> None:
     defined = [
         item for item in vars(errors).values() if isinstance(item, type) and issubclass(item, Exception)
     ]
-    assert set(defined) == {*HINTED, RowRejected, CorrectionError}
+    assert set(defined) == {*HINTED, RowRejected, errors._CodedError, CorrectionError, JointError}
     assert all(issubclass(item, MicrosnoopError) for item in defined)
 
 
+@pytest.mark.parametrize("kind", [CorrectionError, JointError])
 @pytest.mark.parametrize("cross", CROSSINGS)
-def test_a_correction_error_keeps_its_code_and_hint(cross: Callable[[BaseException], Any]) -> None:
-    again = cross(CorrectionError("no_knee", "what happened", hint="what to do"))
-    assert isinstance(again, CorrectionError)
+def test_an_error_with_a_code_keeps_it_and_its_hint(
+    cross: Callable[[BaseException], Any], kind: type[CorrectionError] | type[JointError]
+) -> None:
+    again = cross(kind("no_knee", "what happened", hint="what to do"))
+    assert type(again) is kind
     assert (again.code, again.message, again.hint) == ("no_knee", "what happened", "what to do")
 
 
