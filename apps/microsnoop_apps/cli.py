@@ -17,6 +17,7 @@ import typer
 from microsnoop import __version__
 from microsnoop.core.errors import ConfigError, MicrosnoopError
 from microsnoop_apps.cli_evaluate import evaluate
+from microsnoop_apps.cli_joint import joint
 from microsnoop_apps.cli_models import models_app
 from microsnoop_apps.cli_pretrain import pretrain
 from microsnoop_apps.cli_profile import profile
@@ -36,6 +37,7 @@ app.add_typer(models_app, name="models")
 app.command()(pretrain)
 app.command()(segment)
 app.command()(profile)
+app.command()(joint)
 app.command()(simulate_plates)
 
 

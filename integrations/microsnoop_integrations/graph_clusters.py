@@ -220,7 +220,7 @@ def _igraph_seed(igraph: Any, seed: int) -> Iterator[None]:
 
 def _descend(x: NDArray[Any], k: int, seed: int) -> NDArray[np.int64]:
     """Find most of the ``k`` nearest neighbours of each cell without comparing all pairs."""
-    from pynndescent import NNDescent  # type: ignore[import-untyped]
+    from pynndescent import NNDescent
 
     n = len(x)
     wanted = min(n, k + 1 + _SPARE)

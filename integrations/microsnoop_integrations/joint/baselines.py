@@ -17,7 +17,7 @@ from scipy import sparse
 from scipy.linalg import eigh, qr
 
 from microsnoop.core.errors import JointError
-from microsnoop_integrations.graph_clusters import cluster
+from microsnoop_integrations.graph_clusters import Method, cluster
 from microsnoop_integrations.joint.representation import Representation
 
 COMPONENTS = 50  # the paper does not say how many; spec, section 0
@@ -45,7 +45,7 @@ def single(
     components: int = COMPONENTS,
     k: int = K,
     resolution: float = RESOLUTION,
-    method: str = "leiden",
+    method: Method = "leiden",
     seed: int = 0,
 ) -> Representation:
     """See the cells by one modality: its principal components, clustered.
@@ -78,7 +78,7 @@ def concat(
     components: int = COMPONENTS,
     k: int = K,
     resolution: float = RESOLUTION,
-    method: str = "leiden",
+    method: Method = "leiden",
     seed: int = 0,
 ) -> Representation:
     """See the cells by both modalities side by side, each with a total variance of 1: components of the whole.
@@ -183,7 +183,7 @@ def _prepared(matrix: Any, at: int, balanced: bool) -> _Block:
         mean += _dense(matrix[rows]).sum(axis=0) / n
     if not np.isfinite(mean).all():
         raise JointError(
-            "non_finite",
+            "not_finite",
             f"{(~np.isfinite(mean)).sum()} of {len(mean)} features of matrix {at + 1} hold NaN or infinity",
             hint="drop those cells from both modalities, or those features",
         )
@@ -209,7 +209,7 @@ def _check_shapes(blocks: tuple[Any, ...], components: int) -> None:
 
 
 def _clustered(
-    name: str, found: Components, start: float, *, k: int, resolution: float, method: str, seed: int
+    name: str, found: Components, start: float, *, k: int, resolution: float, method: Method, seed: int
 ) -> Representation:
     labels = cluster(found.scores, k=k, resolution=resolution, method=method, seed=seed)
     info = {

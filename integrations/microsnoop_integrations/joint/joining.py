@@ -49,7 +49,7 @@ def join_embeddings(
     InputError
         Ids that repeat or are missing.
     JointError
-        ``mismatched_ids``: none in common, or with ``join="error"`` any that is not; ``not_finite``: no pair is.
+        ``no_common_cells``; ``unpaired``: with ``join="error"``, rows of one side only; ``not_finite``: no pair is finite.
     ValueError
         An unknown ``join``.
     """
@@ -61,7 +61,7 @@ def join_embeddings(
     place = pd.Index(theirs).get_indexer(pd.Index(ours))
     if not (place >= 0).any():
         raise JointError(
-            "mismatched_ids",
+            "no_common_cells",
             f"transcripts and embeddings have no id in common: e.g. {ours[:1]} and {theirs[:1]}",
             hint=f"the embeddings' column {key!r} must hold the obs_names of the transcripts",
         )
@@ -73,7 +73,7 @@ def join_embeddings(
     if join == "error" and len(rejects):
         counts = ", ".join(f"{n} {code}" for code, n in rejects["code"].value_counts().items())
         raise JointError(
-            "mismatched_ids", f"rows of one side only: {counts}", hint="join='inner' rejects them"
+            "unpaired", f"rows of one side only: {counts}", hint="join='inner' rejects them"
         )
     image = embeddings[place[kept]].copy()
     image.obs["embedding_id"] = image.obs_names.to_numpy(object)

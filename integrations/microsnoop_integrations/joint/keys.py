@@ -100,6 +100,10 @@ def put_muse(target: Any, model: FittedMuse, paired: Paired, *, key: str = MUSE)
         "margin": float(model.margin_),
         "seconds": float(model.seconds_),
         "history": {name: np.asarray(values, np.float64) for name, values in model.history_.items()},
+        "updates_json": to_json(list(getattr(model, "updates_", []))),
+        "gates_json": to_json(
+            {name: dict(getattr(model, f"{name}_", {})) for name in ("replicability", "gates")}
+        ),
         "findings_json": to_json([_plain(finding) for finding in model.findings_]),
         "notes": np.asarray(paired.notes, object),
         "rejects": paired.rejects.reset_index(drop=True).astype(str).set_axis(_numbers(paired.rejects)),

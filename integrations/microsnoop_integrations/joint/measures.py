@@ -1,8 +1,8 @@
 """How good a joint representation is: agreement of labels, separation, stability; each figure with its interval.
 
-Source: multimodal spec, section 8. Neighbourhoods are judged in ``neighbourhoods``, modalities in ``modality_share``; both
-are found here as well. Intervals are percentile bootstraps over cells, or over whole groups (fields of view) where
-there are at least two, because cells of one field are not independent.
+Source: multimodal spec, section 8. Neighbourhoods are judged in ``neighbourhoods``, modalities in ``modality_share``;
+both are found here as well. Intervals are percentile bootstraps over cells, or over whole groups (fields of view)
+where there are at least two, because cells of one field are not independent.
 """
 
 from __future__ import annotations

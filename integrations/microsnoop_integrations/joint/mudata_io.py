@@ -71,7 +71,7 @@ def build(
         image.var_names = [f"{IMAGE}:{name}" if name in clash else name for name in image.var_names]
     with mudata.set_options(pull_on_update=False):
         data = mudata.MuData({RNA: rna, IMAGE: image})
-    for name, column in paired.obs.iloc[paired.order].items():
+    for name, column in paired.obs.items():  # by the names of the cells
         data.obs[_plain(name)] = column
     if paired.spatial is not None:
         data.obsm["spatial"] = paired.spatial[paired.order]

@@ -102,6 +102,13 @@ class Paired:
         return self.preparation.image.features
 
     @property
+    def y_names(self) -> tuple[str, ...]:
+        """Names of the columns of ``y``: components, or image features where these are passed on as they are."""
+        if not self.preparation.image.axes.shape[1]:
+            return self.image_features
+        return tuple(f"component_{i}" for i in range(self.y.shape[1]))
+
+    @property
     def y_raw(self) -> NDArray[Any]:
         """Image features as they were given, (n, q): the columns ``image_features``."""
         values, names = read_features(self.sources[1], self.image_layer)

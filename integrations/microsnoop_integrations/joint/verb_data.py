@@ -46,11 +46,11 @@ def targets_of(data: Any, sides: list[ad.AnnData]) -> list[Any]:
     return sides if isinstance(data, Mapping) else [data]
 
 
-def paired_of(sides: list[ad.AnnData], paired: Paired | None, *, k: int) -> Paired:
-    """Pair the modalities unless that was done, and warn of cells that are left out."""
+def paired_of(sides: list[ad.AnnData], paired: Paired | None, **settings: Any) -> Paired:
+    """Pair the modalities unless that was done (``settings`` are for that), and warn of cells that are left out."""
     from microsnoop_integrations.joint.pairing import pair
 
-    paired = pair(*sides, k=k) if paired is None else paired
+    paired = pair(*sides, **settings) if paired is None else paired
     if len(paired.rejects):
         tally = (paired.rejects["modality"] + " " + paired.rejects["code"]).value_counts()
         log.warning(

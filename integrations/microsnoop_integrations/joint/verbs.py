@@ -8,7 +8,6 @@ without a cluster, and counted in a warning. Keys: :mod:`microsnoop_integrations
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from microsnoop_integrations.joint import baselines
@@ -19,9 +18,9 @@ from microsnoop_integrations.joint.verb_data import initial_labels, modalities_o
 from microsnoop_integrations.joint.wnn import wnn as fit_wnn
 
 if TYPE_CHECKING:
+    from microsnoop.core.muse_config import MuseParameters
     from microsnoop_integrations.joint.paired import Paired
     from microsnoop_integrations.muse.model import Muse
-    from microsnoop_integrations.muse.parameters import MuseParameters
 
 K = 30
 _NAMES = {"rna": "transcripts", "image": "images"}
@@ -65,7 +64,8 @@ def muse(
     on_epoch
         Called after each epoch, see ``Muse.fit``.
     paired
-        The modalities of ``data``, paired with other settings than the defaults; see ``joint.pair``.
+        The modalities of ``data``, paired with other settings; see ``joint.pair``. The model reduces image features
+        by itself, so that the default is ``components=None``.
     model
         An unfitted model to use in place of ``Muse(parameters, device=device)``.
 
@@ -83,13 +83,14 @@ def muse(
     from microsnoop_integrations.joint.keys import put_hidden, put_muse
 
     if model is None:
+        from microsnoop.core.muse_config import MuseParameters
         from microsnoop_integrations.muse.model import Muse
-        from microsnoop_integrations.muse.parameters import MuseParameters
 
-        parameters = parameters or MuseParameters()
-        model = Muse(parameters if seed is None else replace(parameters, seed=seed), device=device)
+        changed = {} if seed is None else {"seed": seed}
+        model = Muse(MuseParameters(**{**dict(parameters or MuseParameters()), **changed}), device=device)
     sides = modalities_of(data, rna, image)
-    paired = paired_of(sides, paired, k=getattr(model.parameters, "k", K))
+    # the model scales and reduces image features by itself, and keeps how
+    paired = paired_of(sides, paired, k=model.parameters.k, components=None)
     fitted = model.fit(
         paired.x,
         paired.y,
@@ -97,7 +98,7 @@ def muse(
         labels_y=initial_labels(data, sides[1], labels_image, paired),
         obs_ids=paired.obs_ids,
         genes=paired.genes,
-        features=paired.image_features,
+        features=paired.y_names,
         on_epoch=on_epoch,
     )
     for target in targets_of(data, sides):

@@ -37,12 +37,7 @@ def reduce_images(
     if not varies.any():
         raise JointError("no_variance", f"all {len(y)} cells have the same image features")
     choices = {"auto": (False, True), "yes": (True,), "no": (False,)}[parameters.image_standardise]
-    found = [
-        ImageReduction.fit(
-            y, names, components=parameters.image_components, standardise=standardise, seed=parameters.seed
-        )
-        for standardise in choices
-    ]
+    found = [_fitted(y, names, varies, standardise, parameters) for standardise in choices]
     if len(found) == 1:
         return found[0]
     as_is, standardised = (
@@ -56,3 +51,26 @@ def reduce_images(
         for reduction in found
     )
     return found[int(standardised > as_is + _CLEAR)]
+
+
+def _fitted(
+    y: NDArray[Any],
+    names: tuple[str, ...],
+    varies: NDArray[np.bool_],
+    standardise: bool,
+    parameters: MuseParameters,
+) -> ImageReduction:
+    """Learn from the features that vary; the others are kept as columns, with a weight of 0."""
+    chosen = tuple(name for name, kept in zip(names, varies, strict=True) if kept)
+    found = ImageReduction.fit(
+        y if varies.all() else y[:, varies],
+        chosen,
+        components=parameters.image_components,
+        standardise=standardise,
+        seed=parameters.seed,
+    )
+    if varies.all():
+        return found
+    mean, sd, axes = np.zeros(len(names)), np.ones(len(names)), np.zeros((len(names), found.axes.shape[1]))
+    mean[varies], sd[varies], axes[varies] = found.mean, found.sd, found.axes
+    return ImageReduction(names, mean, sd, axes, found.scale)

@@ -24,17 +24,17 @@ def masked_reconstruction(values: Tensor, decoded: Tensor) -> Tensor:
 
 
 def norm(values: Tensor) -> Tensor:
-    """Return the Frobenius norm, whose gradient at 0 is 0."""
+    """Return the Frobenius norm, whose gradient at 0 is 0; NaN stays NaN, so that it is noticed."""
     squares = values.square().sum()
-    return torch.where(squares > 0, squares.clamp(min=torch.finfo(values.dtype).tiny).sqrt(), 0.0)
+    return torch.where(squares == 0, 0.0, squares.clamp(min=torch.finfo(values.dtype).tiny).sqrt())
 
 
 def pairwise_distances(latent: Tensor) -> Tensor:
     """Return the Euclidean distances (B, B) of the rows, with gradient 0 where two rows are the same."""
     squares = latent.square().sum(dim=1)
     d2 = squares[:, None] - 2 * latent @ latent.T + squares[None, :]
-    apart = d2 > 0
-    return torch.where(apart, (torch.where(apart, d2, 1.0) + _TINY).sqrt(), 0.0)
+    same = d2 <= 0  # NaN is not among them: it must be noticed
+    return torch.where(same, 0.0, (torch.where(same, 1.0, d2) + _TINY).sqrt())
 
 
 def batch_hard_triplet(

@@ -43,7 +43,8 @@ class Modality:
     def rows(self, index: NDArray[np.int64] | slice) -> Tensor:
         """Return some rows, dense, (m, f)."""
         part = self.values[index]
-        return torch.from_numpy(part.toarray() if sparse.issparse(part) else part)
+        # a copy: a slice may be a view of the caller's array, perhaps a read-only one
+        return torch.tensor(part.toarray() if sparse.issparse(part) else part)
 
 
 def modality(name: str, values: Any, *, masked: bool = False, weight: float = 1.0) -> Modality:

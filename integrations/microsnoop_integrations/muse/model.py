@@ -23,10 +23,11 @@ from microsnoop_integrations.graph_clusters import cluster
 from microsnoop_integrations.joint.baselines import principal_components
 from microsnoop_integrations.joint.image_features import ImageReduction
 from microsnoop_integrations.joint.modality_share import modality_weight
+from microsnoop_integrations.joint.paired import Preparation
 from microsnoop_integrations.muse.image_scaling import reduce_images
 from microsnoop_integrations.muse.modality import Modality, modality
 from microsnoop_integrations.muse.network import MuseNetwork
-from microsnoop_integrations.muse.replicability import gate, replicability
+from microsnoop_integrations.muse.replicability import NOTHING, gates, replicability
 from microsnoop_integrations.muse.training import OnEpoch, Trainer, encode
 
 MIN_CELLS = 64
@@ -62,9 +63,16 @@ class Muse:
         By modality: how well its clusters are found again in other cells, and the weight its triplets got.
     findings_
         What a reader of the result must know.
+    about_, preparation_
+        What the caller wants to be saved with the model: any text (the encoder of the images and its hash), and how
+        :func:`microsnoop_integrations.joint.pair` made both modalities ready.
     """
 
     names: tuple[str, ...] = ("rna", "image")
+    reduction_: ImageReduction | None = None
+    obs_ids_: tuple[str, ...]
+    genes_: tuple[str, ...]
+    features_: tuple[str, ...]
     latent_: NDArray[np.float32]
     labels_: NDArray[np.int64]
     network_: MuseNetwork
@@ -72,6 +80,8 @@ class Muse:
     def __init__(self, parameters: MuseParameters | None = None, *, device: str = "auto") -> None:
         self.parameters = parameters or MuseParameters()
         self.device = resolve_device(device)
+        self.about_: dict[str, str] = {}
+        self.preparation_: Preparation | None = None
 
     def fit(
         self,
@@ -110,16 +120,20 @@ class Muse:
         first = modality("rna", x, masked=True)
         n = first.shape[0]
         self._check_cells(first, np.shape(y)[0])
-        self.reduction_: ImageReduction | None = None
         second = modality("image", y)
-        scaled = self.parameters.image_components is not None
-        if scaled:
-            self.reduction_ = reduce_images(second.values, features, self.parameters)
-            second = modality("image", self.reduction_.transform(second.values))
-        self.obs_ids_ = _names(obs_ids, n, "cell")
-        self.genes_ = _names(genes, first.shape[1], "gene")
-        self.features_ = _names(features, np.shape(y)[1], "feature")
-        return self.fit_modalities([first, second], labels=[labels_x, labels_y], on_epoch=on_epoch)
+        names = (
+            _names(obs_ids, n, "cell"),
+            _names(genes, first.shape[1], "gene"),
+            _names(features, second.shape[1], "feature"),
+        )
+        reduction = None
+        if self.parameters.image_components is not None:
+            reduction = reduce_images(second.values, features, self.parameters)
+            second = modality("image", reduction.transform(second.values))
+        self.fit_modalities([first, second], labels=[labels_x, labels_y], on_epoch=on_epoch)
+        self.reduction_ = reduction
+        self.obs_ids_, self.genes_, self.features_ = names
+        return self
 
     def fit_modalities(
         self,
@@ -137,6 +151,8 @@ class Muse:
         """
         start = time.perf_counter()
         p = self.parameters
+        self.reduction_ = None
+        self.obs_ids_ = self.genes_ = self.features_ = ()
         self.names = tuple(m.name for m in modalities)
         counts = {m.shape[0] for m in modalities}
         if len(modalities) < 2 or len(counts) > 1:
@@ -247,7 +263,7 @@ class Muse:
         counts = {m.shape[0] for m in given if m is not None}
         if len(counts) > 1:
             raise JointError("row_count_mismatch", f"modalities of {counts} cells: they must be the same cells")
-        widths = [encoder.first.in_features for encoder in self.network_.encoders]
+        widths = self.network_.widths()
         for m, width in zip(given, widths, strict=True):
             if m is not None and m.shape[1] != width:
                 raise JointError(
@@ -291,25 +307,22 @@ class Muse:
     def _gates(self, scores: list[NDArray[np.float32]]) -> tuple[dict[str, float], dict[str, float]]:
         """Measure what each modality's labels are worth, and weigh them by it."""
         p = self.parameters
-        found = {
-            name: replicability(s, k=p.k, resolution=p.resolution, method=p.clustering, seed=p.seed)
-            for name, s in zip(self.names, scores, strict=True)
-        }
-        gates = {name: gate(value) for name, value in found.items()}
-        for name, weight in gates.items():
-            if weight < _WEAK:
-                done = "its labels are all but ignored" if p.gate != "none" else "use gate: replicability"
-                self.findings_.append(
-                    Finding(
-                        "weak_modality",
-                        f"clusters of {name} are hardly found again in other cells ({found[name]:.2f} of 1; noise "
-                        f"gives 0.0): {done}",
-                        strong=True,
-                    )
-                )
-        if p.gate == "none" or max(gates.values()) == 0:
-            return found, dict.fromkeys(gates, 1.0)
-        return found, gates
+        found = [
+            replicability(s, k=p.k, resolution=p.resolution, method=p.clustering, seed=p.seed) for s in scores
+        ]
+        done = "they hardly count" if p.gate != "none" else "gate: replicability would keep them from counting"
+        self.findings_ += [
+            Finding(
+                "weak_modality",
+                f"clusters of {name} are hardly found again in other cells ({value:.2f} of 1, where noise gives "
+                f"0.0): {done if max(found) >= NOTHING else 'and so it is with every modality'}",
+                strong=True,
+            )
+            for name, value in zip(self.names, found, strict=True)
+            if value < _WEAK * max(found) or value < NOTHING
+        ]
+        weights = gates(found) if p.gate == "replicability" else [1.0] * len(found)
+        return dict(zip(self.names, found, strict=True)), dict(zip(self.names, weights, strict=True))
 
     def _check_cells(self, x: Modality, n_images: int) -> None:
         n = x.shape[0]

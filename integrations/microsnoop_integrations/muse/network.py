@@ -69,6 +69,14 @@ class MuseNetwork(nn.Module):
         latent, hidden = self.encode(values)
         return MuseOutput(latent, hidden, [decoder(latent) for decoder in self.decoders])
 
+    def widths(self) -> list[int]:
+        """Return the number of features of each modality."""
+        return [encoder.get_parameter("first.weight").shape[1] for encoder in self.encoders]
+
+    def selections(self) -> list[Tensor]:
+        """Return the square matrix of each decoder: (Z, Z)."""
+        return [decoder.get_parameter("selection.weight") for decoder in self.decoders]
+
     def joint_parts(self) -> list[Tensor]:
         """Return the columns of the joint layer that belong to each modality: (Z, H)."""
         return list(self.joint.weight.chunk(len(self.encoders), dim=1))

@@ -143,7 +143,7 @@ class Trainer:
                 )
                 terms[f"triplet_{name}"] = term
                 learned = learned + p.lambda_super * gate * term
-        penalty = torch.stack([norm(decoder.selection.weight) for decoder in self.network.decoders]).sum()
+        penalty = torch.stack([norm(weights) for weights in self.network.selections()]).sum()
         return {**terms, "learned": learned, "penalty": penalty, "loss": learned + p.lambda_regul * penalty}
 
     def _reconstruction(self, modality: Modality, given: Tensor, decoded: Tensor) -> Tensor:

@@ -89,12 +89,13 @@ def test_the_key_may_be_another_column_or_the_names() -> None:
 def test_nothing_in_common_shows_an_id_of_each_side() -> None:
     with pytest.raises(JointError, match=r"'a'.*'image#0'") as caught:
         join_embeddings(transcripts(["a"]), embedded(["x"]), key="nowhere")
-    assert caught.value.code == "mismatched_ids"
+    assert caught.value.code == "no_common_cells"
 
 
 def test_join_error_refuses_any_row_without_a_partner() -> None:
-    with pytest.raises(JointError, match="1 unpaired"):
+    with pytest.raises(JointError, match="1 unpaired") as caught:
         join_embeddings(transcripts(list("ab")), embedded(["a"]), join="error")
+    assert caught.value.code == "unpaired"
     assert join_embeddings(transcripts(["a"]), embedded(["a"]), join="error")[1].empty
     with pytest.raises(ValueError, match="outer"):
         join_embeddings(transcripts(["a"]), embedded(["a"]), join="outer")

@@ -172,7 +172,7 @@ def test_no_numbers_are_refused(bad: float, form: Any, rng: np.random.Generator)
     x[3, 1] = bad
     with pytest.raises(JointError, match="1 of 4 features of matrix 2") as caught:
         principal_components(rng.normal(size=(20, 4)), form(x))
-    assert caught.value.code == "non_finite"
+    assert caught.value.code == "not_finite"
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -3e7])

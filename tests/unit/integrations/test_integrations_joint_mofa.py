@@ -143,7 +143,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, **acts: Callable[..., None]) -> None:
 
 def test_giving_up_is_an_error_and_an_interrupt_stays_one(monkeypatch: pytest.MonkeyPatch) -> None:
     def leave() -> None:
-        print("all factors shut down")
+        sys.stdout.write("all factors shut down")
         raise SystemExit
 
     x, y, _ = planted()
@@ -170,7 +170,7 @@ def test_bad_input_is_refused(rng: np.random.Generator) -> None:
     x, y, _ = planted()
     broken = x.copy()
     broken[2, 3] = np.nan
-    for given, code in ((broken, "non_finite"), (np.ones_like(x), "no_variance")):
+    for given, code in ((broken, "not_finite"), (np.ones_like(x), "no_variance")):
         with pytest.raises(JointError, match="rna") as caught:
             mofa(given, y)
         assert caught.value.code == code

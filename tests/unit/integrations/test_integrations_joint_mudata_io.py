@@ -254,10 +254,11 @@ def test_the_twin_is_one_anndata(paired: Paired, tmp_path: Path, suffix: str) ->
 def test_the_twin_of_other_cells_has_those_of_the_transcripts() -> None:
     rna, image = transcripts()[:9].copy(), images()[::-1].copy()
     with mudata.set_options(pull_on_update=False):
-        data = mudata.MuData({"rna": rna, "image": image[image.obs_names != rna.obs_names[4]].copy()})
+        data = mudata.MuData({"image": image[image.obs_names != rna.obs_names[4]].copy(), "rna": rna})
     data.obs["place"] = np.arange(data.n_obs)
     twin = to_anndata(data)
     assert twin.obs_names.tolist() == rna.obs_names.tolist()
+    assert data.obs_names[:9].tolist() != rna.obs_names.tolist()
     assert twin.obs["place"].tolist() == [data.obs_names.get_loc(name) for name in rna.obs_names]
     assert np.isnan(twin.obsm["X_image"]).all(axis=1).tolist() == [i == 4 for i in range(9)]
     others = [name for name in rna.obs_names if name != rna.obs_names[4]]

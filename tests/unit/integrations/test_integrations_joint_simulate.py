@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.special import expit
 from sklearn.metrics import adjusted_rand_score
+from threadpoolctl import threadpool_limits
 
 from microsnoop.core.errors import ConfigError
 from microsnoop_integrations.joint.baselines import concat, single
@@ -126,21 +127,22 @@ def test_ceiling_by_hand() -> None:
     assert ceiling(truth, seen) == pytest.approx(1.6 / 3.6)
 
 
-def noise_free(seed: int, merge: float = 1.0) -> Simulation:
+def noise_free(seed: int) -> Simulation:
     clean = {"sigma1": 0.0, "sigma2": 0.0, "decay_coef_1": 1e6, "decay_coef_2": 0.0}
-    return simulate(SimulationParameters(n=600, merge=merge, **clean), seed=seed)
+    return simulate(SimulationParameters(n=500, d1=300, d2=300, merge=1.0, **clean), seed=seed)
 
 
-@pytest.mark.parametrize("merge", [1.0, 0.7])
-def test_noise_free_joint_sees_what_neither_modality_does(merge: float) -> None:
-    found = noise_free(0, merge)
-    for matrix, seen in ((found.x, found.label_x), (found.y, found.label_y)):
-        reached = adjusted_rand_score(found.label, single(matrix, name="alone").labels)
-        assert reached < ceiling(found.label, seen) + 0.02
-        assert reached > ceiling(found.label, seen) - 0.06  # and all of it
-    assert ceiling(found.label, found.label_x) < 0.85
+def test_noise_free_joint_sees_what_neither_modality_does() -> None:
+    found = noise_free(1)
+    with threadpool_limits(1):  # on busy cores the threads of small matrices wait for one another
+        seen_x, seen_y = single(found.x, name="x").labels, single(found.y, name="y").labels
+        joint = concat(found.x, found.y).labels
+    for reached, seen in ((seen_x, found.label_x), (seen_y, found.label_y)):
+        assert ceiling(found.label, seen) < 0.6
+        assert adjusted_rand_score(found.label, reached) < ceiling(found.label, seen) + 0.02
+        assert adjusted_rand_score(found.label, reached) > ceiling(found.label, seen) - 0.06  # and all of it
     assert ceiling(found.label, found.label_x * 10 + found.label_y) == 1
-    assert adjusted_rand_score(found.label, concat(found.x, found.y).labels) > 0.95
+    assert adjusted_rand_score(found.label, joint) > 0.9
 
 
 def test_noise_free_entries_are_lost_as_defined() -> None:

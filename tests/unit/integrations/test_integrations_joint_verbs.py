@@ -84,7 +84,7 @@ def data() -> mudata.MuData:
 def test_muse_writes_everything_in_place(data: mudata.MuData) -> None:
     seen: list[Any] = []
     model = joint.muse(data, model=Projection(), on_epoch=seen.append)
-    paired = pair(data["rna"], data["image"])
+    paired = pair(data["rna"], data["image"], components=None)
     assert seen == ["called"]
     np.testing.assert_array_equal(model.told["x"], paired.x)
     np.testing.assert_array_equal(model.told["y"], paired.y)
@@ -101,6 +101,31 @@ def test_muse_writes_everything_in_place(data: mudata.MuData) -> None:
         np.testing.assert_array_equal(data[name].obsm["X_muse_h"][at], hidden)
     assert json.loads(data.uns["muse"]["parameters_json"]) == {"k": 10, "seed": 3}
     np.testing.assert_array_equal(data.uns["muse"]["history"]["total"], [2.0, 1.0])
+
+
+def test_the_real_model_is_fitted_and_places_its_own_cells(data: mudata.MuData) -> None:
+    from microsnoop.core.muse_config import MuseParameters
+    from microsnoop_integrations.muse.model import Muse
+
+    parameters = MuseParameters(
+        init_epochs=1, init_steps=2, n_epochs=1, n_steps=2, k=10, latent=5, seed=1, image_standardise="no"
+    )
+    model = joint.muse(data, parameters=parameters, seed=6, device="cpu")
+    assert isinstance(model, Muse)
+    told = json.loads(data.uns["muse"]["parameters_json"])
+    assert (told["seed"], told["latent"], data.uns["muse"]["seed"]) == (6, 5, 6)
+    assert data.obsm["X_muse"].shape == (N, 5)
+    assert set(json.loads(data.uns["muse"]["gates_json"])["gates"]) == {"rna", "image"}
+    new = together(modalities())
+    found = joint.transfer(model, data, new, k=1)
+    np.testing.assert_allclose(new.obsm["X_muse"], data.obsm["X_muse"], atol=1e-5)
+    assert found["label"].tolist() == data.obs["muse_leiden"][found.index].tolist()
+    again = together(modalities())
+    for name in again.mod:  # another order of the cells gives the same
+        again.mod[name] = again[name][::-1].copy()
+    joint.muse(again, parameters=parameters, seed=6, device="cpu")
+    at = again.obs_names.get_indexer(data.obs_names)
+    np.testing.assert_array_equal(again.obsm["X_muse"][at], data.obsm["X_muse"])
 
 
 def test_two_anndata_both_get_the_joint_results() -> None:
@@ -165,6 +190,7 @@ def test_what_was_paired_otherwise_is_used(data: mudata.MuData) -> None:
     model = joint.muse(data, model=Projection(), paired=paired)
     assert model.told["x"].shape == (N, 5)
     assert model.told["y"].shape == (N, 2)
+    assert model.told["features"] == ("component_0", "component_1")
     facts = json.loads(data.uns["muse"]["preparation"]["facts_json"])
     assert facts["transcripts"]["genes"] == list(paired.genes)
 
@@ -259,6 +285,11 @@ def test_labels_are_voted_for_by_labelled_neighbours(data: mudata.MuData) -> Non
         share = pd.Series(votes).value_counts(normalize=True)
         assert found.loc[name, "confidence"] == pytest.approx(share.max())
         assert share[found.loc[name, "label"]] == share.max()
+    # of two that disagree, the nearer one is right
+    nearest = joint.transfer(model, data, new, labels="kind", k=1)["label"]
+    two = joint.transfer(model, data, new, labels="kind", k=2)
+    assert (two["confidence"] == 0.5).any()
+    assert two["label"].tolist() == nearest.tolist()
     with pytest.raises(ValueError, match="k = 80 neighbours"):
         joint.transfer(model, data, new, labels="kind", k=80)
     with pytest.raises(ValueError, match=r"obs\['nothing'\]"):

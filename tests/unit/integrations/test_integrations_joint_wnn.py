@@ -19,7 +19,7 @@ from sklearn.metrics import adjusted_rand_score
 from microsnoop.core.errors import JointError, MissingDependency
 from microsnoop_integrations.graph_clusters import cluster_graph
 from microsnoop_integrations.joint.baselines import principal_components
-from microsnoop_integrations.joint.wnn import diffusion_map, wnn
+from microsnoop_integrations.joint.wnn import _muon, diffusion_map, wnn
 
 Freeze = Callable[[NDArray], NDArray]
 
@@ -50,8 +50,9 @@ class Package:
         if self.says:
             warnings.warn(self.says, UserWarning, stacklevel=2)
         np.zeros(1) / np.zeros(1)  # as the real one does on copies of a cell
-        graph = sparse.csr_array(data.mod["rna"].obsp["connectivities"], dtype=np.float64)
-        graph = graph + sparse.eye_array(data.n_obs)
+        graph = sparse.csr_array(data.mod["rna"].obsp["distances"], dtype=np.float64)
+        graph.data = np.exp(-graph.data)
+        graph = graph + graph.T + sparse.eye_array(data.n_obs)
         if self.broken is not None:
             graph.data[5] = self.broken
         data.obsp["connectivities"] = graph.tocsr()
@@ -82,8 +83,12 @@ def test_hands_over_unit_components_and_takes_back_graph_and_weights(
     assert made.options == {
         "n_neighbors": 12, "n_bandwidth_neighbors": 20, "n_multineighbors": 200, "random_state": 3
     }  # fmt: skip
-    for distances in made.distances.values():
-        assert (np.diff(distances.indptr) == 12).all()  # others; the cell itself does not count
+    for name, distances in made.distances.items():
+        whole = np.linalg.norm(made.blocks[name][:, None] - made.blocks[name][None], axis=2)
+        np.fill_diagonal(whole, np.inf)  # others; the cell itself does not count
+        nearest = np.where(whole <= np.partition(whole, 11, axis=1)[:, 11:12], whole, 0)
+        np.testing.assert_allclose(distances.toarray(), nearest, atol=1e-6)
+        assert distances.has_sorted_indices
     assert found.graph is not None
     assert found.graph.diagonal().max() == 0
     assert found.graph.dtype == np.float32
@@ -119,6 +124,7 @@ def test_copies_of_a_cell_stay_neighbours(package: Callable[..., Package]) -> No
     for distances in made.distances.values():
         assert (distances.data > 0).all()
         assert set(range(8)) - {3} <= set(distances[[3]].nonzero()[1])
+        assert distances.diagonal().max() == 0
 
 
 def test_empty_cell_has_no_direction(package: Callable[..., Package]) -> None:
@@ -171,7 +177,7 @@ def test_bad_input_is_refused(package: Callable[..., Package]) -> None:
     x[0, 0] = np.nan
     with pytest.raises(JointError) as caught:
         wnn(x, y, k=10)
-    assert caught.value.code == "non_finite"
+    assert caught.value.code == "not_finite"
 
 
 # ---------------------------------------------------------------- coordinates
@@ -229,14 +235,31 @@ def test_lonely_node_is_refused(rng: np.random.Generator) -> None:
 # ---------------------------------------------------------------- the package itself
 
 
+def compare_all(x: NDArray, *, n_neighbors: int, metric: Any, metric_kwds: dict[str, Any], **_: Any) -> Any:
+    """Find nearest neighbours by comparing all pairs, with the signature of the package's search."""
+    if metric == "euclidean":
+        far = np.linalg.norm(x[:, None] - x[None], axis=2)
+    else:
+        far = np.array([[metric.py_func(a, b, **metric_kwds) for b in x] for a in x])
+    index = np.argsort(far, axis=1, kind="stable")[:, :n_neighbors]
+    return index, np.take_along_axis(far, index, axis=1), None
+
+
 @pytest.mark.skipif(find_spec("muon") is None, reason="extra multimodal is not installed")
-def test_prefers_the_modality_that_says_something() -> None:
-    """Takes a minute on a busy machine: the package compiles its search in every call."""
-    x, y, label = groups()
-    found = wnn(x, y, k=12)
-    assert found.weight_rna is not None
-    assert 0 <= found.weight_rna.min() <= found.weight_rna.max() <= 1
-    assert found.weight_rna.mean() > 0.6
-    assert adjusted_rand_score(label, found.labels) > 0.9
-    assert found.graph is not None
-    assert found.graph.shape == (90, 90)
+def test_prefers_the_modality_that_says_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of the package but its approximate search, which is compiled for a minute in every call."""
+    preprocessing = _muon()._core.preproc
+    monkeypatch.setattr(preprocessing, "nearest_neighbors", compare_all)
+    x, y, label = groups(66)
+    one, other = wnn(x, y, k=8), wnn(y, x, k=8)
+    for found in (one, other):
+        assert found.weight_rna is not None
+        assert 0 <= found.weight_rna.min() <= found.weight_rna.max() <= 1
+        assert adjusted_rand_score(label, found.labels) > 0.9
+        assert found.graph is not None
+        assert found.graph.shape == (66, 66)
+    assert one.weight_rna.mean() > 0.6
+    np.testing.assert_allclose(one.weight_rna + other.weight_rna, 1, atol=1e-4)
+    again = wnn(x, y, k=8)
+    np.testing.assert_array_equal(again.latent, one.latent)
+    np.testing.assert_array_equal(again.weight_rna, one.weight_rna)

@@ -1,0 +1,108 @@
+"""What a reader must know before anything is concluded from a joint analysis: rules over the scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from microsnoop.correction.base import Finding
+from microsnoop_apps.joint.experiment import NAMES, NEIGHBOURS, Experiment
+
+ALPHA = 0.05
+_UNSTABLE = 0.5
+_ONE_SIDED = 0.9
+
+
+def judge(experiment: Experiment) -> list[Finding]:
+    """Return every finding of an experiment: those of the model itself first."""
+    found = [
+        *experiment.model.findings_,
+        *_pairing(experiment),
+        *_null(experiment),
+        *_others(experiment),
+        *_seeds(experiment),
+        *_weights(experiment),
+    ]
+    if not bool(experiment.loaded.encoder.get("encoder_trained", True)):
+        found.append(Finding("untrained_encoder", "the encoder of the images was never trained", strong=True))
+    return found
+
+
+def ranking(experiment: Experiment, label: str) -> list[tuple[str, float]]:
+    """Return methods and their k-means ARI for a label, the best first; without the wrong pairs."""
+    scores = [
+        (name, method.labels[label].kmeans.ari)
+        for name, method in experiment.methods.items()
+        if name != "shuffled" and label in method.labels
+    ]
+    return sorted(scores, key=lambda one: -one[1])
+
+
+def _pairing(experiment: Experiment) -> Iterator[Finding]:
+    test = experiment.pairing
+    if test.p >= ALPHA:
+        yield Finding(
+            "pairing_not_seen",
+            f"cells that are near in the transcripts are no nearer in the images than in wrong pairs (p {test.p:.2g}): "
+            "nothing that both share was found; are the ids right?",
+            strong=True,
+        )
+
+
+def _null(experiment: Experiment) -> Iterator[Finding]:
+    """Compare the mean of all seeds with the best of all wrong pairings."""
+    if "shuffled" not in experiment.runs:
+        return
+    ours, null = experiment.runs["muse"].values, experiment.runs["shuffled"].values
+    keys = [key for key in ours if key != NEIGHBOURS] or [NEIGHBOURS]
+    for key in keys:
+        mean, best = float(np.mean(ours[key])), max(null[key])
+        if mean <= best:
+            what = "of the neighbours of both modalities it keeps" if key == NEIGHBOURS else f"ARI with {key},"
+            yield Finding(
+                "null_not_beaten",
+                f"{what} MUSE has {mean:.2f} (mean of {len(ours[key])} seeds), with wrong pairs up to {best:.2f} "
+                f"({len(null[key])} shuffles): it learned nothing from which image belongs to which cell",
+                strong=True,
+            )
+
+
+def _others(experiment: Experiment) -> Iterator[Finding]:
+    """Name what agrees better with labels than MUSE: beyond its interval strongly, else as a remark."""
+    for label, ours in experiment.muse.labels.items():
+        for name, value in ranking(experiment, label):
+            if name == "muse" or value <= ours.kmeans.ari:
+                continue
+            beyond = value > ours.kmeans.ari_interval.high
+            if not beyond and name not in ("transcripts", "images", "concat"):
+                continue
+            single = name in ("transcripts", "images")
+            code = "single_modality_better" if single else f"{name}_better"
+            yield Finding(
+                code,
+                f"{NAMES[name]} agree{'' if single else 's'} better with {label} than MUSE: ARI {value:.2f} against "
+                f"{ours.kmeans.ari:.2f}, {'beyond' if beyond else 'within'} its 95 % interval "
+                f"({ours.kmeans.ari_interval.low:.2f} to {ours.kmeans.ari_interval.high:.2f})",
+                strong=beyond,
+            )
+
+
+def _seeds(experiment: Experiment) -> Iterator[Finding]:
+    found = experiment.runs["muse"].stability
+    if found.mean < _UNSTABLE:
+        yield Finding(
+            "unstable_clusters",
+            f"clusters of MUSE hang on the seed: mean ARI between seeds {found.mean:.2f} ({found.low:.2f} to "
+            f"{found.high:.2f})",
+        )
+
+
+def _weights(experiment: Experiment) -> Iterator[Finding]:
+    weights = experiment.muse.weights
+    if weights is None:
+        return
+    median = weights[0]
+    if not 1 - _ONE_SIDED <= median <= _ONE_SIDED:
+        which = "transcripts" if median > _ONE_SIDED else "images"
+        yield Finding("one_sided", f"the joint coordinates are nearly those of the {which} alone (weight {median:.2f})")
