@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from microsnoop_apps.joint_simulation.methods import NAMES, DataFacts
+from microsnoop_apps.joint_simulation.fits import NAMES, DataFacts
 from microsnoop_apps.joint_simulation.tables import Scores
 from microsnoop_apps.profiling import PALETTE, canvas
 
@@ -66,7 +66,7 @@ def _panel(axes: Axes, scores: Scores, measure: str, drawn: Sequence[str]) -> No
     x = np.array(sorted(scores.values))
     span = float(np.ptp(x)) or 1.0
     ends: list[tuple[float, str]] = []
-    top = 0.0
+    bottom, top = 0.0, 0.0
     for at, name in enumerate(drawn):
         means = [scores.mean(value, name, measure) for value in x]
         y = np.array([mean.value for mean in means])
@@ -75,16 +75,16 @@ def _panel(axes: Axes, scores: Scores, measure: str, drawn: Sequence[str]) -> No
         low, high = (np.array([getattr(mean.interval, side) for mean in means]) for side in ("low", "high"))
         place = x + span * _DODGE * (at - (len(drawn) - 1) / 2)
         _line(axes, name, place, y, np.stack([y - low, high - y]))
-        top = max(top, float(np.nanmax(y)))
+        bottom, top = min(bottom, float(np.nanmin(y))), max(top, float(np.nanmax(y)))
         ends.append((float(y[~np.isnan(y)][-1]), name))
     if measure.startswith("ari"):
         _ceilings(axes, scores.facts)
         top = 1.0
-    bottom = min([0.0, *(end for end, _ in ends)])
+    room = top - bottom or 1.0
     axes.set(
         title=_TITLES[measure],
         xlim=(x[0] - 0.08 * span, x[-1] + 0.62 * span),
-        ylim=(bottom - 0.03 * (top - bottom), top + 0.03 * (top - bottom)),
+        ylim=(bottom - 0.04 * room, top + 0.04 * room),
     )
     axes.set_xticks(x, [f"{value:g}" for value in x])
     axes.spines["bottom"].set_bounds(x[0], x[-1])

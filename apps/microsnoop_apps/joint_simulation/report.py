@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from microsnoop_apps.joint_simulation.methods import NAMES, SINGLE
+from microsnoop_apps.joint_simulation.fits import NAMES, SINGLE
 from microsnoop_apps.joint_simulation.tables import BEST_SINGLE, Difference, Scores, short, with_interval
 from microsnoop_apps.profiling.html import Document
 
@@ -40,6 +41,13 @@ _HOW = (
     "or not, the one whose mean of that measure is best at that value: chosen with the truth, so nobody could choose "
     "better. Shuffled pairs: MUSE on images that belong to other cells, what it reaches without any pairing."
 )
+_GATES = (
+    "Means over fits. Ceiling: ARI of a modality that finds exactly the clusters it can see. Replicability: how well "
+    "the clusters of a modality are found again in other cells; gate: the weight that its triplets get for it. Weight "
+    "of rna: share of the transcripts in a cell's coordinates. Shared neighbours: cells that are near in both "
+    "modalities, over what permuted pairs share; p: the largest of the permutation tests of the data sets. Beats "
+    "shuffled: data sets in which the mean k-means ARI is above that with shuffled pairs."
+)
 
 
 def table_of(scores: Scores, value: float) -> tuple[tuple[str, ...], list[list[str]]]:
@@ -57,7 +65,7 @@ def table_of(scores: Scores, value: float) -> tuple[tuple[str, ...], list[list[s
             [
                 NAMES[name],
                 *(with_interval(m.value, m.interval) for m in means),
-                *(f"{s:.1f}" for s in spent),
+                *("–" if np.isnan(s) else f"{s:.1f}" for s in spent),
             ]
         )
     return header, rows
@@ -100,9 +108,8 @@ def difference_table(
 def gate_table(scores: Scores) -> tuple[tuple[str, ...], list[list[str]]]:
     """Return, by value, what MUSE made of the two modalities, and what could be known of the data."""
     header = (
-        scores.parameter, "most transcripts can reach", "most images can reach", "replicability transcripts",
-        "replicability images", "gate transcripts", "gate images", "weight of transcripts",
-        "shared neighbours, times chance", "largest p of the pairing test", "beats shuffled pairs in",
+        scores.parameter, "ceiling rna", "ceiling image", "replicability rna", "image", "gate rna", "gate image",
+        "weight of rna", "shared neighbours / chance", "p of pairing, largest", "beats shuffled in",
     )  # fmt: skip
     rows = []
     for value in scores.values:
@@ -123,23 +130,29 @@ def gate_table(scores: Scores) -> tuple[tuple[str, ...], list[list[str]]]:
 
 
 def findings_of(scores: Scores) -> list[tuple[str, str, bool]]:
-    """Return what fits warned of and which failed, counted, as (code, message, strong)."""
+    """Return what MUSE warned of, what failed, and cells that were left out, counted, as (code, message, strong)."""
     found = []
     for name in scores.methods:
-        for (value, text), count in sorted(scores.findings(name).items()):
-            total = len(scores.of(value, name))
-            where = f"{NAMES[name]}, {scores.parameter} {value:g}: {count} of {total} fits"
-            is_code = " " not in text
-            found.append((text if is_code else "note", where if is_code else f"{where}: {text}", False))
-        reasons: dict[str, int] = {}
-        for value in scores.values:
-            for reason in scores.failures(value, name):
-                reasons[reason] = reasons.get(reason, 0) + 1
+        for (value, code), count in sorted(scores.findings(name).items()):
+            where = (
+                f"{NAMES[name]}, {scores.parameter} {value:g}: {count} of {len(scores.of(value, name))} fits"
+            )
+            found.append((code, where, False))
+        reasons = Counter(reason for value in scores.values for reason in scores.failures(value, name))
         found += [
-            ("no result", f"{NAMES[name]}: {count} fits failed: {reason}", True)
-            for reason, count in reasons.items()
+            ("no result", f"{NAMES[name]}, {count} fits: {reason}", True) for reason, count in reasons.items()
         ]
+    empty = [one.empty for one in scores.facts if one.empty]
+    if empty:
+        told = f"{sum(empty):,} cells of {len(empty)} data sets have no transcript: left out for every method"
+        found.append(("empty_cell", told, False))
     return found
+
+
+def notes_of(scores: Scores) -> list[str]:
+    """Return what other methods than MUSE say of their fits, counted."""
+    counts = Counter((fit.method, note) for fit in scores.fits for note in fit.notes)
+    return [f"{NAMES[method]}, {count} fits: {note}" for (method, note), count in counts.items()]
 
 
 def verdicts(scores: Scores, found: list[Difference]) -> list[str]:
@@ -192,6 +205,8 @@ def write_report(
         page.paragraph(text)
     page.heading("What to be careful about")
     page.findings(findings_of(scores))
+    if notes := notes_of(scores):
+        page.details("Notes of single fits", notes)
     if figure is not None:
         page.heading("Joint quality against the quality of a modality")
         page.picture(
@@ -209,15 +224,17 @@ def write_report(
     if is_reference:
         page.details("What the released tool reached", _reference_table(scores))
     page.heading("Against the best single modality")
-    for name in (name for name in scores.methods if name not in SINGLE):
+    joint = [name for name in scores.methods if name not in SINGLE]
+    for name in sorted(joint, key=lambda name: name != "muse"):
         header, rows = difference_table(found, scores.parameter, method=name)
-        if name == "muse":
+        if rows and name == "muse":
             page.table(header, rows)
         elif rows:
             page.details(NAMES[name], (header, rows))
     if "muse" in scores.methods:
         page.heading("What MUSE makes of the modalities")
         page.table(*gate_table(scores))
+        page.paragraph(_GATES)
     page.heading("Provenance")
     page.provenance(provenance)
     return page.write(out)

@@ -16,7 +16,7 @@ from microsnoop.core.muse_config import MuseParameters
 from microsnoop.io.parts import write_csv
 from microsnoop_apps.joint_simulation import tables
 from microsnoop_apps.joint_simulation.figures import quality_figure
-from microsnoop_apps.joint_simulation.methods import DataFacts, Fit, Task, plan
+from microsnoop_apps.joint_simulation.fits import DataFacts, Fit
 from microsnoop_apps.joint_simulation.report import (
     HEADLINE,
     JUDGED,
@@ -29,6 +29,7 @@ from microsnoop_apps.joint_simulation.report import (
     write_report,
 )
 from microsnoop_apps.joint_simulation.tables import Scores
+from microsnoop_apps.joint_simulation.tasks import Task, plan
 from microsnoop_apps.joint_simulation.workers import available_cores, perform_all
 from microsnoop_apps.terminal import ProgressLine, say, show_rows, show_table
 from microsnoop_integrations.joint.simulate import SimulationParameters

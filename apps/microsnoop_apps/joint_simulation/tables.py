@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from microsnoop.ops.intervals import Interval
-from microsnoop_apps.joint_simulation.methods import MEASURES, NAMES, SINGLE, DataFacts, Fit
+from microsnoop_apps.joint_simulation.fits import MEASURES, NAMES, SINGLE, DataFacts, Fit
 
 BEST_SINGLE = "best single modality"
 TOLERANCE = 0.03  # below the best single modality by at most so much counts as no worse
 FACTS = ("weight_rna", "replicability_rna", "replicability_image", "gate_rna", "gate_image", "margin")
 FIT_HEADER = (
     "parameter", "value", "data_seed", "model_seed", "method", *MEASURES, "best_resolution", "clusters",
-    "seconds", "cpu_seconds", *FACTS, "findings", "failed",
+    "seconds", "cpu_seconds", *FACTS, "findings", "notes", "failed",
 )  # fmt: skip
 SUMMARY_HEADER = (
     "parameter", "value", "method", "data_sets", "fits",
@@ -34,7 +34,8 @@ DIFFERENCE_HEADER = (
     "within_0.03",
 )  # fmt: skip
 DATA_HEADER = (
-    "parameter", "value", "data_seed", "ceiling_transcripts", "ceiling_images", "pairing_ratio", "pairing_p",
+    "parameter", "value", "data_seed", "cells", "empty_cells", "ceiling_transcripts", "ceiling_images",
+    "pairing_ratio", "pairing_p",
 )  # fmt: skip
 
 
@@ -165,7 +166,8 @@ def fit_rows(scores: Scores) -> list[list[str]]:
             scores.parameter, f"{fit.value:g}", str(fit.data_seed), str(fit.model_seed), NAMES[fit.method],
             *numbers(fit.score(measure) for measure in MEASURES), *numbers([fit.best_resolution]),
             "" if fit.failed else str(fit.clusters), *numbers([fit.seconds, fit.cpu_seconds]),
-            *numbers(fit.model.get(name, np.nan) for name in FACTS), "; ".join(fit.findings), fit.failed,
+            *numbers(fit.model.get(name, np.nan) for name in FACTS), "; ".join(fit.findings),
+            "; ".join(fit.notes), fit.failed,
         ]
         for fit in scores.fits
     ]  # fmt: skip
@@ -220,7 +222,7 @@ def data_rows(scores: Scores) -> list[list[str]]:
     """Return one line a data set (``DATA_HEADER``)."""
     return [
         [
-            scores.parameter, f"{one.value:g}", str(one.data_seed),
+            scores.parameter, f"{one.value:g}", str(one.data_seed), str(one.cells), str(one.empty),
             *numbers([one.ceiling_transcripts, one.ceiling_images, one.pairing_ratio, one.pairing_p]),
         ]
         for one in scores.facts

@@ -10,7 +10,10 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
 from microsnoop.core.errors import RunError
-from microsnoop_apps.joint_simulation.methods import Outcome, Task, perform
+from microsnoop_apps.joint_simulation.fits import Outcome
+from microsnoop_apps.joint_simulation.tasks import Task, perform
+
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 def perform_all(tasks: Sequence[Task], *, workers: int) -> Iterator[Outcome]:
@@ -41,9 +44,14 @@ def perform_all(tasks: Sequence[Task], *, workers: int) -> Iterator[Outcome]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let numerical libraries use one thread, so that times can be compared whatever runs beside."""
+    """Let numerical libraries use one thread, so that times can be compared whatever runs beside.
+
+    It is also what is fastest here: threads that wait for one another on a busy machine can take a hundred times as
+    long for the small matrices of a simulation.
+    """
+    _load_libraries()
     import torch
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -55,13 +63,21 @@ def one_thread() -> Iterator[None]:
 
 
 def _stay_single() -> None:
-    """Make a worker use one thread for as long as it lives; numba reads its own limit when it is first imported."""
-    os.environ["NUMBA_NUM_THREADS"] = "1"
+    """Make a worker use one thread for as long as it lives."""
+    # what is not loaded yet reads these when it is
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    _load_libraries()
     import torch
     from threadpoolctl import threadpool_limits
 
     torch.set_num_threads(1)
     threadpool_limits(1)
+
+
+def _load_libraries() -> None:
+    """Load what has threads of its own: only of a library that is loaded can they be limited."""
+    import scipy.linalg  # noqa: F401 - another copy of BLAS than that of NumPy
+    import sklearn.cluster  # noqa: F401
 
 
 def available_cores() -> int:

@@ -76,7 +76,7 @@ def wnn(
     """
     start = time.perf_counter()
     muon = _muon()
-    n = len(x) if isinstance(x, np.ndarray) else int(x.shape[0])
+    n = int(np.shape(x)[0])
     _check(n, k, dimensions)
     blocks = [_unit(principal_components(m, components=components, seed=seed).scores) for m in (x, y)]
     if len(blocks[1]) != n:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from microsnoop.core.errors import JointError
@@ -24,16 +23,16 @@ from microsnoop_integrations.joint.baselines import principal_components
 from microsnoop_integrations.joint.image_features import ImageReduction
 from microsnoop_integrations.joint.modality_share import modality_weight
 from microsnoop_integrations.joint.paired import Preparation
+from microsnoop_integrations.muse.checks import check_cells, check_count, names_of
+from microsnoop_integrations.muse.gating import weigh
 from microsnoop_integrations.muse.image_scaling import reduce_images
 from microsnoop_integrations.muse.modality import Modality, modality
 from microsnoop_integrations.muse.network import MuseNetwork
-from microsnoop_integrations.muse.replicability import NOTHING, gates, replicability
-from microsnoop_integrations.muse.training import OnEpoch, Trainer, encode
+from microsnoop_integrations.muse.placing import check_names, neighbours_labels, place
+from microsnoop_integrations.muse.training import OnEpoch, Trainer
 
-MIN_CELLS = 64
 _LABEL_COMPONENTS = 100
 _VOTERS = 15
-_WEAK = 0.2
 
 
 class Muse:
@@ -75,6 +74,7 @@ class Muse:
     features_: tuple[str, ...]
     latent_: NDArray[np.float32]
     labels_: NDArray[np.int64]
+    findings_: list[Finding]
     network_: MuseNetwork
 
     def __init__(self, parameters: MuseParameters | None = None, *, device: str = "auto") -> None:
@@ -117,14 +117,15 @@ class Muse:
             ``negative_input``, ``not_finite``, ``empty_cell``, ``row_count_mismatch``, ``too_few_cells``,
             ``non_finite_loss``.
         """
+        start = time.perf_counter()
         first = modality("rna", x, masked=True)
         n = first.shape[0]
-        self._check_cells(first, np.shape(y)[0])
+        check_cells(first, np.shape(y)[0])
         second = modality("image", y)
         names = (
-            _names(obs_ids, n, "cell"),
-            _names(genes, first.shape[1], "gene"),
-            _names(features, second.shape[1], "feature"),
+            names_of(obs_ids, n, "cell"),
+            names_of(genes, first.shape[1], "gene"),
+            names_of(features, second.shape[1], "feature"),
         )
         reduction = None
         if self.parameters.image_components is not None:
@@ -133,6 +134,7 @@ class Muse:
         self.fit_modalities([first, second], labels=[labels_x, labels_y], on_epoch=on_epoch)
         self.reduction_ = reduction
         self.obs_ids_, self.genes_, self.features_ = names
+        self.seconds_ = time.perf_counter() - start
         return self
 
     def fit_modalities(
@@ -157,18 +159,19 @@ class Muse:
         counts = {m.shape[0] for m in modalities}
         if len(modalities) < 2 or len(counts) > 1:
             raise JointError("row_count_mismatch", f"two or more modalities of the same cells, got {counts}")
-        self._check_count(counts.pop())
+        check_count(counts.pop(), p.k)
         scores = [_scores(m, p.seed) for m in modalities]
         given = labels or [None] * len(modalities)
         initial = [self._initial(s, own) for s, own in zip(scores, given, strict=True)]
-        self.findings_: list[Finding] = []
-        self.replicability_, self.gates_ = self._gates(scores)
+        self.replicability_, self.gates_, self.findings_ = weigh(self.names, scores, p)
         trainer = Trainer(modalities, list(self.gates_.values()), p, self.device, on_epoch)
         trainer.run(initial)
         self.network_ = trainer.network.eval()
         self.latent_, self.hidden_ = trainer.encode()
         self.labels_ = self._clusters(self.latent_)
-        self.hidden_means_ = np.stack([h.mean(axis=0, dtype=np.float64) for h in self.hidden_]).astype(np.float32)
+        self.hidden_means_ = np.stack([h.mean(axis=0, dtype=np.float64) for h in self.hidden_]).astype(
+            np.float32
+        )
         self.margin_ = trainer.margin
         self.history_: dict[str, list[float]] = trainer.history.terms
         self.phases_ = trainer.history.phases
@@ -203,7 +206,15 @@ class Muse:
         centred = (h - m for h, m in zip(self.hidden_, self.hidden_means_, strict=True))
         return [c @ w.T for c, w in zip(centred, joint, strict=True)]
 
-    def transform(self, x: Any, y: Any, *, missing: str = "error") -> NDArray[np.float32]:
+    def transform(
+        self,
+        x: Any,
+        y: Any,
+        *,
+        missing: str = "error",
+        genes: Sequence[str] | None = None,
+        features: Sequence[str] | None = None,
+    ) -> NDArray[np.float32]:
         """Place m new cells: (m, Z) float32. Genes and features are those of ``fit``, in that order.
 
         Parameters
@@ -213,6 +224,8 @@ class Muse:
             stand in for it, so that the coordinates are imputed in part.
         missing
             ``error`` or ``mean``.
+        genes, features
+            Names of the columns: they must be those of ``fit``.
 
         Raises
         ------
@@ -221,13 +234,17 @@ class Muse:
         """
         if missing not in ("error", "mean"):
             raise ValueError(f"missing must be error or mean, got {missing!r}")
-        if (x is None or y is None) and missing == "error" or (x is None and y is None):
+        if (x is None or y is None) and (missing == "error" or x is y):
             raise JointError(
-                "missing_modality", "new cells need both modalities", hint='missing="mean" fills one of them in'
+                "missing_modality",
+                "new cells need both modalities",
+                hint='missing="mean" fills one of them in',
             )
+        check_names(genes, self.genes_, "genes")
+        check_names(features, self.features_, "features")
         given: list[Modality | None] = [None if x is None else modality("rna", x, masked=True)]
         given.append(None if y is None else modality("image", self._reduced(y)))
-        return self._place(given)
+        return place(self.network_, given, self.hidden_means_, device=self.device)
 
     def transfer_labels(
         self, labels: NDArray[Any], latent: NDArray[np.float32], *, voters: int = _VOTERS
@@ -238,13 +255,9 @@ class Muse:
         -------
         Labels (m,), and the share of the votes that each got, float32.
         """
-        from sklearn.neighbors import KNeighborsClassifier
-
         if len(labels) != len(self.latent_):
             raise ValueError(f"{len(self.latent_)} training cells, but {len(labels)} labels")
-        voting = KNeighborsClassifier(min(voters, len(labels))).fit(self.latent_, labels)
-        shares = voting.predict_proba(latent)
-        return voting.classes_[shares.argmax(axis=1)], shares.max(axis=1).astype(np.float32)
+        return neighbours_labels(labels, self.latent_, latent, voters=voters)
 
     def save(self, folder: str | Path) -> Path:
         """Write ``muse.safetensors`` and ``muse.json`` to a folder; see :mod:`microsnoop_integrations.muse.files`."""
@@ -258,30 +271,6 @@ class Muse:
         from microsnoop_integrations.muse.files import load
 
         return load(Path(folder), device=device)
-
-    def _place(self, given: Sequence[Modality | None]) -> NDArray[np.float32]:
-        counts = {m.shape[0] for m in given if m is not None}
-        if len(counts) > 1:
-            raise JointError("row_count_mismatch", f"modalities of {counts} cells: they must be the same cells")
-        widths = self.network_.widths()
-        for m, width in zip(given, widths, strict=True):
-            if m is not None and m.shape[1] != width:
-                raise JointError(
-                    "feature_mismatch", f"{m.name}: {width} features were learned from, {m.shape[1]} are given"
-                )
-        if all(m is not None for m in given):
-            return encode(self.network_, [m for m in given if m is not None], device=self.device)[0]
-        placed = np.empty((counts.pop(), self.network_.joint.out_features), np.float32)
-        bias = self.network_.joint.bias.detach().cpu().numpy()
-        placed[:] = bias
-        for i, (m, part) in enumerate(zip(given, self.network_.joint_parts(), strict=True)):
-            weights = part.detach().cpu().numpy()
-            placed += self._hidden(i, m) @ weights.T if m is not None else self.hidden_means_[i] @ weights.T
-        return placed
-
-    @torch.no_grad()
-    def _hidden(self, i: int, m: Modality) -> NDArray[np.float32]:
-        return self.network_.encoders[i](m.rows(slice(None)).to(self.device)).cpu().numpy()
 
     def _reduced(self, y: Any) -> NDArray[np.float32]:
         if self.reduction_ is None:
@@ -304,59 +293,8 @@ class Muse:
             raise JointError("row_count_mismatch", f"{len(given)} initial labels for {len(scores)} cells")
         return np.unique(np.asarray(given), return_inverse=True)[1].astype(np.int64)
 
-    def _gates(self, scores: list[NDArray[np.float32]]) -> tuple[dict[str, float], dict[str, float]]:
-        """Measure what each modality's labels are worth, and weigh them by it."""
-        p = self.parameters
-        found = [
-            replicability(s, k=p.k, resolution=p.resolution, method=p.clustering, seed=p.seed) for s in scores
-        ]
-        done = "they hardly count" if p.gate != "none" else "gate: replicability would keep them from counting"
-        self.findings_ += [
-            Finding(
-                "weak_modality",
-                f"clusters of {name} are hardly found again in other cells ({value:.2f} of 1, where noise gives "
-                f"0.0): {done if max(found) >= NOTHING else 'and so it is with every modality'}",
-                strong=True,
-            )
-            for name, value in zip(self.names, found, strict=True)
-            if value < _WEAK * max(found) or value < NOTHING
-        ]
-        weights = gates(found) if p.gate == "replicability" else [1.0] * len(found)
-        return dict(zip(self.names, found, strict=True)), dict(zip(self.names, weights, strict=True))
-
-    def _check_cells(self, x: Modality, n_images: int) -> None:
-        n = x.shape[0]
-        if n != n_images:
-            raise JointError(
-                "row_count_mismatch",
-                f"{n} cells have transcripts, {n_images} have images",
-                hint="join them by id: microsnoop_integrations.joint.pair",
-            )
-        empty = np.flatnonzero(np.asarray(x.values.sum(axis=1)).ravel() == 0)
-        if len(empty):
-            raise JointError(
-                "empty_cell",
-                f"{len(empty)} cells have no transcript at all, the first is row {empty[0]}",
-                hint="leave them out; microsnoop_integrations.joint.pair does, and lists them",
-            )
-
-    def _check_count(self, n: int) -> None:
-        needed = max(MIN_CELLS, self.parameters.k + 2)
-        if n < needed:
-            raise JointError(
-                "too_few_cells", f"{n} cells; at least {needed} are needed (64, and more than k + 1)"
-            )
-
 
 def _scores(m: Modality, seed: int) -> NDArray[np.float32]:
     """Return the principal components whose clusters are a modality's initial labels."""
     count = min(_LABEL_COMPONENTS, m.shape[0] - 1, m.shape[1])
     return principal_components(m.values, components=count, seed=seed).scores
-
-
-def _names(given: Sequence[str] | None, count: int, kind: str) -> tuple[str, ...]:
-    if given is None:
-        return tuple(f"{kind}_{i}" for i in range(count))
-    if len(given) != count:
-        raise JointError("feature_mismatch", f"{count} {kind}s, but {len(given)} names")
-    return tuple(map(str, given))

@@ -41,18 +41,14 @@ def plan(n: int, parameters: MuseParameters) -> Phases:
     return Phases(first, first, main, parameters.update_every or max(1, round(0.4 * main)))
 
 
-def batches(
-    n: int, size: int, *, drop_last: bool, rng: np.random.Generator
-) -> Iterator[NDArray[np.int64]]:
+def batches(n: int, size: int, *, drop_last: bool, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
     """Deal n cells into batches in random order; a single last cell joins the batch before it.
 
     With ``drop_last`` only whole batches come.
     """
     order = rng.permutation(n)
     starts = list(range(0, n, size))
-    if drop_last and n % size:
-        starts.pop()
-    elif n % size == 1 and len(starts) > 1:
+    if n % size and (drop_last or (n % size == 1 and len(starts) > 1)):
         starts.pop()
     for i, start in enumerate(starts):
         last = i == len(starts) - 1

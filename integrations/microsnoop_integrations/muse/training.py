@@ -56,9 +56,7 @@ class Trainer:
         self._batch = min(p.batch_size, self._n)
         self._rng = np.random.default_rng(p.seed)
         self.phases: Phases = plan(self._n, p)
-        self.network = MuseNetwork(
-            [m.shape[1] for m in self.modalities], hidden=p.hidden, latent=p.latent
-        )
+        self.network = MuseNetwork([m.shape[1] for m in self.modalities], hidden=p.hidden, latent=p.latent)
         # drawn on the CPU, so that all devices start alike
         self.network.initialise(torch.Generator().manual_seed(p.seed))
         self.network.to(self.device)
@@ -75,7 +73,9 @@ class Trainer:
         p, phases = self.parameters, self.phases
         self._phase("reconstruct", phases.reconstruct, None)
         if not self.history.learns("reconstruct"):
-            self._find("not_learning", "the loss did not fall while only reconstruction was learned", strong=True)
+            self._find(
+                "not_learning", "the loss did not fall while only reconstruction was learned", strong=True
+            )
         if p.lambda_super == 0:
             self._phase("main", phases.triplets + phases.main, None)
             return
@@ -166,7 +166,9 @@ class Trainer:
     def _checked(self, labels: Labels) -> Labels:
         for name, own in zip(self._names, labels, strict=True):
             if len(np.unique(own)) == 1:
-                self._find("single_cluster", f"{name} has one cluster only: its triplets teach nothing for a while")
+                self._find(
+                    "single_cluster", f"{name} has one cluster only: its triplets teach nothing for a while"
+                )
         return labels
 
     def _find(self, code: str, message: str, *, strong: bool = False) -> None:

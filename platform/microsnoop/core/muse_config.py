@@ -25,10 +25,14 @@ class MuseParameters(Settings):
         5, ge=1, description="Epochs of reconstruction alone, and again of the first triplets; at least."
     )
     init_steps: int = Field(320, ge=0, description="Steps of each of these two phases; at least.")
-    n_epochs: int = Field(10, ge=1, description="Epochs of the main phase, with labels that are renewed; at least.")
+    n_epochs: int = Field(
+        10, ge=1, description="Epochs of the main phase, with labels that are renewed; at least."
+    )
     n_steps: int = Field(800, ge=0, description="Steps of the main phase; at least.")
     update_every: int | None = Field(
-        None, ge=1, description="Labels are renewed after epoch 0 of the main phase and every so many (default: 40 %)."
+        None,
+        ge=1,
+        description="Labels are renewed after epoch 0 of the main phase and every so many (default: 40 %).",
     )
     patience: int = Field(
         0,
@@ -44,7 +48,9 @@ class MuseParameters(Settings):
         "`none`: both count the same, as published.",
     )
     image_components: int | None = Field(
-        50, ge=1, description="Image features become so many principal components; null: they are taken as they are."
+        50,
+        ge=1,
+        description="Image features become so many principal components; null: they are taken as they are.",
     )
     image_standardise: Literal["auto", "yes", "no"] = Field(
         "auto",
@@ -52,14 +58,17 @@ class MuseParameters(Settings):
         "find again in other cells.",
     )
     recon: Literal["published", "mean"] = Field(
-        "published", description="`mean` divides the error of modalities that are not masked by the root of its terms."
+        "published",
+        description="`mean` divides the error of modalities that are not masked by the root of its terms.",
     )
     drop_last: bool = Field(False, description="Leave out the last, smaller batch of an epoch, as published.")
     triplet_row_max: bool = Field(
         False, description="A batch of one label: push apart what is farthest anyway, as published."
     )
     margin_sample: int | None = Field(
-        5_000, ge=2, description="Cells whose distances give the margin; null: all pairs, memory grows with their square."
+        5_000,
+        ge=2,
+        description="Cells whose distances give the margin; null: all pairs, memory grows with their square.",
     )
     k: int = Field(30, ge=2, description="Neighbours a cell in the graph that is clustered.")
     resolution: float = Field(1.0, gt=0, description="Resolution of the clusters.")

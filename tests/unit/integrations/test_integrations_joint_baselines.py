@@ -96,8 +96,9 @@ def test_search_finds_the_leading_components(
     shape: tuple[int, int], rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     n, d = shape
-    x = rng.normal(size=(n, 5)) @ rng.normal(size=(5, d)) * np.array([9, 7, 5, 4, 3]).mean()
-    x = x + 0.2 * rng.normal(size=(n, d)) + 20
+    spread = np.linspace(5, 0.5, d)  # falls slowly: one look at the rows is not enough
+    spread[:5] = (15, 13, 11, 9, 8)
+    x = 20 + (rng.normal(size=(n, d)) * spread) @ np.linalg.qr(rng.normal(size=(d, d)))[0]
     exact = principal_components(x, components=5)
     monkeypatch.setattr(baselines, "_EXACT_FEATURES", 10)
     found = principal_components(x, components=5, seed=1)

@@ -105,6 +105,15 @@ def test_explained_variance_is_that_of_the_rank_one_products(monkeypatch: pytest
 
 
 @needs_mofa
+def test_constant_features_have_no_influence() -> None:
+    x, y, _ = planted()
+    more = np.hstack([np.full((150, 25), 0.1), x])
+    base, found = mofa(x, y, k=10, factors=3), mofa(more, y, k=10, factors=3)
+    np.testing.assert_array_equal(found.latent, base.latent)
+    assert found.notes == ("25 features of the rna matrix are the same in every cell: left out",)
+
+
+@needs_mofa
 def test_not_converged_is_said() -> None:
     x, y, _ = planted()
     found = mofa(x, y, k=10, max_iterations=5)

@@ -129,12 +129,13 @@ def test_copies_of_a_cell_stay_neighbours(package: Callable[..., Package]) -> No
 
 def test_empty_cell_has_no_direction(package: Callable[..., Package]) -> None:
     made = package()
-    x, y, _ = groups()
-    x[:] -= x.mean(axis=0)
-    x[4] = 0  # in the middle of all: after centring nothing is left of it
-    x -= x.mean(axis=0)
-    wnn(x, y, k=10)
-    assert np.isfinite(made.blocks["rna"]).all()
+    rng = np.random.default_rng(0)
+    half = rng.integers(-9, 9, size=(30, 6)).astype(float)
+    x = np.vstack([half, -half, np.zeros((1, 6))])  # the last cell is exactly the mean
+    wnn(x, rng.normal(size=(61, 5)), k=10)
+    lengths = np.linalg.norm(made.blocks["rna"], axis=1)
+    assert lengths[-1] == 0
+    np.testing.assert_allclose(lengths[:-1], 1, atol=1e-6)
 
 
 def test_short_search_becomes_a_note_and_other_warnings_pass(package: Callable[..., Package]) -> None:

@@ -149,6 +149,8 @@ def test_gradient_is_that_of_small_steps(rng: np.random.Generator) -> None:
 
 def test_margin_is_between_the_medians_of_the_ends(rng: np.random.Generator) -> None:
     assert margins.spread(rng.permutation(np.arange(1.0, 11.0))) == 8
+    # medians of 289, 324, 361, 400 and of 1, 4, 9, 16
+    assert margins.spread(rng.permutation(np.arange(1.0, 21.0) ** 2)) == 342.5 - 6.5
     assert margins.spread(np.array([5.0, 2.0, 3.0])) == 3
     assert margins.spread(np.array([])) == 0
     assert margins.spread(np.full(40, 2.5)) == 0

@@ -20,7 +20,7 @@ from torch import Tensor
 from microsnoop.core.errors import ConfigError, JointError
 from microsnoop_integrations.graph_clusters import cluster
 from microsnoop_integrations.joint.baselines import principal_components
-from microsnoop_integrations.muse import Muse, MuseParameters, training
+from microsnoop_integrations.muse import Muse, MuseParameters, gating, training
 from microsnoop_integrations.muse import model as module
 from microsnoop_integrations.muse.modality import modality
 
@@ -65,7 +65,7 @@ def fitted() -> Muse:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No look at how replicable clusters are: it changes nothing where the gate is ``none``."""
-    monkeypatch.setattr(module, "replicability", lambda *_, **__: 0.5)
+    monkeypatch.setattr(gating, "replicability", lambda *_, **__: 0.5)
 
 
 def refused(call: Any) -> JointError:
@@ -187,7 +187,7 @@ def test_two_modalities_are_the_same_by_either_way(quick: None) -> None:
 
 
 def test_three_modalities(quick: None) -> None:
-    x, y, label = cells()
+    x, y, _ = cells()
     third = np.random.default_rng(1).normal(size=(N, 5)).astype(np.float32)
     parts = [modality("rna", x, masked=True), modality("image", y), modality("shape", third, weight=0.5)]
     model = tiny().fit_modalities(parts)
@@ -212,7 +212,7 @@ def test_modalities_must_be_two_of_the_same_cells() -> None:
 # --- what labels of a weak modality do -------------------------------------------------------------
 
 
-def noise(seed: int, n: int = 150, d: int = Q) -> NDArray[np.float32]:
+def noise(seed: int, n: int = 150, d: int = 50) -> NDArray[np.float32]:
     return np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32)
 
 
@@ -237,8 +237,10 @@ def test_both_modalities_good_are_not_weak(fitted: Muse) -> None:
     assert weak(fitted) == []
 
 
-def test_where_both_are_noise_both_count() -> None:
-    model = tiny(image_components=None, k=30).fit(np.abs(noise(1)), noise(2))
+def test_where_both_are_noise_both_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = iter([0.0, 0.01])
+    monkeypatch.setattr(gating, "replicability", lambda *_, **__: next(found))
+    model = tiny(image_components=None).fit(np.abs(noise(1)), noise(2))
     assert model.gates_ == {"rna": 1.0, "image": 1.0}
     assert weak(model) == ["rna", "image"]
 
@@ -302,7 +304,7 @@ def test_a_device_that_is_not_there_is_refused() -> None:
 def test_training_cells_are_placed_where_they_were(fitted: Muse) -> None:
     x, y, _ = cells()
     np.testing.assert_allclose(fitted.transform(x, y), fitted.latent_, atol=1e-5)
-    some = fitted.transform(x[[5, 3]], y[[5, 3]])
+    some = fitted.transform(x[[5, 3]], y[[5, 3]], genes=list(fitted.genes_), features=fitted.features_)
     assert some.dtype == np.float32
     np.testing.assert_allclose(some, fitted.latent_[[5, 3]], atol=1e-5)
 
@@ -333,6 +335,8 @@ def test_new_cells_that_are_refused(fitted: Muse) -> None:
         (lambda: fitted.transform(x[1:], y), "row_count_mismatch"),
         (lambda: fitted.transform(x - 1, y), "negative_input"),
         (lambda: fitted.transform(x, np.where(y == y[2, 1], np.nan, y)), "not_finite"),
+        (lambda: fitted.transform(x, y, genes=fitted.genes_[::-1]), "feature_mismatch"),
+        (lambda: fitted.transform(x, y, features=fitted.features_[1:]), "feature_mismatch"),
     ):
         assert refused(call).code == code
     with pytest.raises(ValueError, match="zero"):
@@ -390,7 +394,7 @@ def test_nothing_is_as_large_as_cells_by_cells(monkeypatch: pytest.MonkeyPatch) 
     labels = np.arange(n) % 3
     monkeypatch.setattr(module, "cluster", lambda values, **_: labels[: len(values)])
     monkeypatch.setattr(training, "cluster", lambda values, **_: labels[: len(values)])
-    monkeypatch.setattr(module, "replicability", lambda *_, **__: 0.5)
+    monkeypatch.setattr(gating, "replicability", lambda *_, **__: 0.5)
     model = tiny(init_epochs=1, n_epochs=1, batch_size=500, margin_sample=300)
     tracemalloc.start()
     try:
