@@ -261,6 +261,7 @@ def main() -> None:
     logging.basicConfig(
         level=logging.DEBUG if State.debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
     )
+    logging.getLogger("numba").setLevel(logging.WARNING)  # its compiler logs more than the whole run computes
     from microsnoop_apps.terminal import show_error
 
     try:

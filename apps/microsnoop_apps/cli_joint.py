@@ -64,7 +64,13 @@ def joint(
     if settings.simulation is not None:
         from microsnoop_apps.joint_simulation.run import run_simulation
 
-        run_simulation(settings.simulation, out=Path(settings.out), muse=settings.muse, title=settings.title)
+        run_simulation(
+            settings.simulation,
+            out=Path(settings.out),
+            muse=settings.muse,
+            title=settings.title,
+            pictures=not no_pictures,
+        )
         return
     from microsnoop_apps.joint.run import analyse
 

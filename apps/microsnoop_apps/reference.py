@@ -11,6 +11,7 @@ from pydantic_core import PydanticUndefined
 
 from microsnoop.core.config import EmbedConfig, InputConfig
 from microsnoop.core.evaluate_config import EvaluateConfig
+from microsnoop.core.joint_config import JointConfig
 from microsnoop.core.pretrain_config import PretrainConfig
 from microsnoop.core.profile_config import ProfileConfig
 from microsnoop.core.settings import Settings
@@ -71,6 +72,17 @@ Generated from `platform/microsnoop/core/simulate_config.py`, for `microsnoop si
 | key | type | default | meaning |
 |---|---|---|---|
 """
+_JOINT = """
+# Configuration of a joint analysis
+
+Generated from `platform/microsnoop/core/joint_config.py`, `muse_config.py` and `joint_simulation_config.py`. One YAML
+file of `configs/joint` holds these keys; `microsnoop joint CONFIG --set muse.gate=none` sets any of them. Exactly one
+of `input` and `simulation` is given, and exactly one of `input.mudata`, `input.rna`, `input.spots` and
+`input.seqfish`. [joint.md](joint.md) says what the methods and scores are.
+
+| key | type | default | meaning |
+|---|---|---|---|
+"""
 
 
 def reference() -> str:
@@ -81,6 +93,7 @@ def reference() -> str:
         (_PRETRAIN, PretrainConfig),
         (_PROFILE, ProfileConfig),
         (_SIMULATE, SimulateConfig),
+        (_JOINT, JointConfig),
     )
     return "".join(head + "".join(_rows(model, "")) for head, model in pages)
 
@@ -88,13 +101,21 @@ def reference() -> str:
 def _rows(model: type[Settings], prefix: str) -> list[str]:
     rows: list[str] = []
     for name, field in model.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, Settings):
+        inner = _section(field.annotation)
+        if inner is not None:
             rows += _rows(inner, f"{prefix}{name}.")
         else:
             text = (field.description or "").replace("|", "\\|")
             rows.append(f"| `{prefix}{name}` | {_type(field.annotation)} | {_default(field)} | {text} |\n")
     return rows
+
+
+def _section(annotation: Any) -> type[Settings] | None:
+    """Return the settings that a key is a section of; `input` of an embedding run is listed once, with that run."""
+    options = [one for one in get_args(annotation) if one is not NoneType]
+    if get_origin(annotation) in (Union, UnionType) and len(options) == 1 and options[0] is not InputConfig:
+        annotation = options[0]
+    return annotation if isinstance(annotation, type) and issubclass(annotation, Settings) else None
 
 
 def _type(annotation: Any) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ NAMES = {
     "transcripts": "transcripts", "images": "images", "concat": "concat", "wnn": "WNN", "mofa": "MOFA", "muse": "MUSE",
     "published": "MUSE (published)", "shuffled": "MUSE, shuffled pairs",
 }  # fmt: skip
+_SMALL_BATCH = 512
 NEIGHBOURS = "neighbours"  # what runs are compared by where no labels are known
 
 
@@ -99,7 +100,9 @@ def run_methods(
             _, methods[method], runs[method] = _repeated(loaded, config, watch, wrong_pairs=True)
         elif method == "published":
             with watch(NAMES[method]) as on_epoch:
-                model = fit(loaded, MuseParameters.published(seed=config.seed), config.device, on_epoch=on_epoch)
+                model = fit(
+                    loaded, MuseParameters.published(seed=config.seed), config.device, on_epoch=on_epoch
+                )
             methods[method] = _scored(model, NAMES[method], loaded, config, paired.y)
         else:
             try:
@@ -137,14 +140,28 @@ def fit(
 
     paired = loaded.paired
     model = Muse(parameters.model_copy(update={"image_components": None}), device=device)
-    return model.fit(
-        paired.x,
-        paired.y if y is None else y,
-        obs_ids=paired.obs_ids,
-        genes=paired.genes,
-        features=paired.y_names,
-        on_epoch=on_epoch,
-    )
+    with _few_threads(parameters.batch_size):
+        return model.fit(
+            paired.x,
+            paired.y if y is None else y,
+            obs_ids=paired.obs_ids,
+            genes=paired.genes,
+            features=paired.y_names,
+            on_epoch=on_epoch,
+        )
+
+
+@contextmanager
+def _few_threads(batch_size: int) -> Iterator[None]:
+    """Train small batches in one thread: several mostly wait for each other, on a busy machine 20 times as long."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if batch_size <= _SMALL_BATCH else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _repeated(
@@ -175,9 +192,7 @@ def _repeated(
     return *first, Runs(varied, stability(labels), values)
 
 
-def _scored(
-    model: Muse, name: str, loaded: Loaded, config: JointConfig, y: NDArray[np.float32]
-) -> Scored:
+def _scored(model: Muse, name: str, loaded: Loaded, config: JointConfig, y: NDArray[np.float32]) -> Scored:
     found = Representation(
         name, model.latent_, model.labels_, model.weight_x_, model.seconds_,
         tuple(finding.message for finding in model.findings_), model.parameters.model_dump(mode="json"),
@@ -185,9 +200,7 @@ def _scored(
     return score(found, loaded, config, y=y, hidden=(model.hidden_x_, model.hidden_y_))
 
 
-def _values(
-    model: Muse, loaded: Loaded, config: JointConfig, y: NDArray[np.float32]
-) -> dict[str, float]:
+def _values(model: Muse, loaded: Loaded, config: JointConfig, y: NDArray[np.float32]) -> dict[str, float]:
     """Return what runs are compared by."""
     from microsnoop_integrations.joint.measures import neighbourhood_agreement
 
@@ -211,4 +224,5 @@ def _baseline(method: str, loaded: Loaded, config: JointConfig) -> Representatio
     }  # fmt: skip
     if method in ("transcripts", "images"):
         return single(paired.x if method == "transcripts" else paired.y, name=method, **settings)
-    return {"concat": concat, "wnn": wnn, "mofa": mofa}[method](paired.x, paired.y, **settings)
+    fits: dict[str, Callable[..., Representation]] = {"concat": concat, "wnn": wnn, "mofa": mofa}
+    return fits[method](paired.x, paired.y, **settings)

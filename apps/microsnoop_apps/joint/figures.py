@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from microsnoop_apps.profiling import BLUE, GREY, ORANGE, PALE, Floats, Look, canvas, plain
 
 _SIDE = 2.3  # inches of one map
-_LEGEND = 2.6
+_LEGEND = 1.9
 _PHASES = {"reconstruct": "#E8EEF4", "triplets": "#FBF0DC", "main": "#E6F2EC"}
 
 
@@ -24,7 +24,6 @@ def spaces(
     path: Path,
     *,
     notes: Mapping[tuple[str, str], str] | None = None,
-    flip: bool = False,
 ) -> Path:
     """Draw the same cells in several spaces (across), in several colourings (down).
 
@@ -36,8 +35,6 @@ def spaces(
         Labels (n,) of each colouring: names, or floats for a scale. None, NaN and "" are no label.
     notes
         Text below a map, by (colouring, space).
-    flip
-        The second coordinate runs downwards, as in an image, and both have one scale.
 
     Raises
     ------
@@ -60,7 +57,7 @@ def spaces(
         for line, (colouring, look) in zip(every, looks.items(), strict=True):
             rows = order[np.argsort(look.layer[order], kind="stable")]
             for axes, (space, xy) in zip(line, places.items(), strict=False):
-                _map(axes, xy[rows], look.rgba[rows], size=size, flip=flip)
+                _map(axes, xy[rows], look.rgba[rows], size=size)
                 axes.set_xlabel((notes or {}).get((colouring, space), ""), fontsize=8)
             line[0].set_ylabel(plain(colouring, 30))
             _legend(line[-1], look)
@@ -69,21 +66,51 @@ def spaces(
     return path
 
 
-def _map(axes: Axes, xy: Floats, rgba: Floats, *, size: float, flip: bool) -> None:
+def tissue(xy: Floats, colours: Mapping[str, Sequence[Any] | NDArray[Any]], path: Path) -> Path:
+    """Draw cells where they lie, y downwards, both axes in one scale; a panel a colouring, across.
+
+    Parameters
+    ----------
+    xy
+        Float (n, 2), in any unit.
+    colours
+        As for :func:`spaces`.
+
+    Raises
+    ------
+    ValueError
+        No colouring, or lengths that differ.
+    """
+    lengths = {len(xy), *(len(values) for values in colours.values())}
+    if not colours or len(lengths) > 1:
+        raise ValueError(f"positions and colours of the same cells are needed, got {sorted(lengths)} cells")
+    looks = {name: Look.of(values, None) for name, values in colours.items()}
+    foot = 0.3 + 0.18 * max(len(look.entries) for look in looks.values())
+    size = float(np.clip(8_000 / max(1, len(xy)), 0.5, 26))
+    with canvas(path, width=3.6 * len(looks), height=3.3 + foot) as figure:
+        every = figure.subplots(2, len(looks), squeeze=False, height_ratios=[3.3, foot])
+        for top, bottom, (name, look) in zip(every[0], every[1], looks.items(), strict=True):
+            rows = np.argsort(look.layer, kind="stable")
+            _map(top, xy[rows], look.rgba[rows], size=size)
+            top.set_aspect("equal")
+            top.invert_yaxis()
+            top.set_title(plain(name, 30))
+            _legend(bottom, look, place="upper left")
+    return path
+
+
+def _map(axes: Axes, xy: Floats, rgba: Floats, *, size: float) -> None:
     axes.scatter(xy[:, 0], xy[:, 1], s=size, c=rgba, linewidths=0, plotnonfinite=False)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(True)
     axes.spines[:].set_color(PALE)
-    if flip:
-        axes.set_aspect("equal")
-        axes.invert_yaxis()
 
 
-def _legend(axes: Axes, look: Look) -> None:
+def _legend(axes: Axes, look: Look, *, place: Literal["center left", "upper left"] = "center left") -> None:
     axes.set_axis_off()
     spots = [Line2D([], [], marker="o", linestyle="", color=colour) for colour, _ in look.entries]
     texts = [text for _, text in look.entries]
-    axes.legend(spots, texts, loc="center left", frameon=False, fontsize=8, borderpad=0)
+    axes.legend(spots, texts, loc=place, frameon=False, fontsize=8, borderpad=0)
 
 
 def history(
@@ -136,8 +163,7 @@ def _bands(phases: Sequence[str]) -> list[tuple[str, int, int]]:
     """Return runs of the same phase: name, first epoch, and the one after the last."""
     starts = [i for i, phase in enumerate(phases) if i == 0 or phases[i - 1] != phase]
     return [
-        (phases[start], start, stop)
-        for start, stop in zip(starts, [*starts[1:], len(phases)], strict=True)
+        (phases[start], start, stop) for start, stop in zip(starts, [*starts[1:], len(phases)], strict=True)
     ]
 
 

@@ -52,9 +52,7 @@ def umap(latent: NDArray[np.float32], *, seed: int) -> Floats:
     return np.asarray(data.obsm["X_umap"], np.float64)
 
 
-def _maps(
-    experiment: Experiment, maps: dict[str, Floats], rows: NDArray[np.int64], out: Path
-) -> Picture:
+def _maps(experiment: Experiment, maps: dict[str, Floats], rows: NDArray[np.int64], out: Path) -> Picture:
     notes = {
         (label, NAMES[method]): f"silhouette {fixed(found.silhouette.mean)}"
         for method, scored in experiment.methods.items()
@@ -68,8 +66,9 @@ def _maps(
         "The cells in each space",
         path,
         "UMAP (Euclidean, 15 neighbours, seeded) of each representation, the same cells side by side; WNN by the "
-        "diffusion map of its graph. From top to bottom: clusters of MUSE, known labels where there are any (silhouette "
-        "of the labels in the representation itself, not on the map), and the weight of the transcripts in each cell of "
+        "diffusion map of its graph. From top to bottom: clusters of MUSE, known labels where there are any "
+        "(silhouette of the labels in the representation itself, not on the map), and the weight of the "
+        "transcripts in each cell of "
         "MUSE. Distances on a UMAP mean little; compare the silhouettes." + some,
     )
 
@@ -119,10 +118,10 @@ def _places(experiment: Experiment, rows: NDArray[np.int64], out: Path) -> Pictu
     if spatial is None or not one or not np.isfinite(spatial[rows]).any():
         return None
     xy = np.asarray(spatial[rows, :2], np.float64)
-    path = figures.spaces(
-        {"in the tissue": xy}, colourings(experiment, rows), out / "places.png", flip=True
+    path = figures.tissue(xy, colourings(experiment, rows), out / "places.png")
+    return Picture(
+        "The cells in the tissue", path, "Positions as they were given, y downwards; no method has seen them."
     )
-    return Picture("The cells in the tissue", path, "Positions as they were given, y downwards; no method has seen them.")
 
 
 def _history(experiment: Experiment, out: Path) -> Picture:
@@ -132,6 +131,6 @@ def _history(experiment: Experiment, out: Path) -> Picture:
     return Picture(
         "How MUSE learned",
         path,
-        "Terms of the loss by epoch. First reconstruction alone, then triplets by the first labels, then by labels that "
-        "are renewed. Reconstruction of the transcripts counts only what is above 0.",
+        "Terms of the loss by epoch. First reconstruction alone, then triplets by the first labels, then by "
+        "labels that are renewed. Reconstruction of the transcripts counts only what is above 0.",
     )

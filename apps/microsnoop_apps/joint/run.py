@@ -55,7 +55,10 @@ def analyse(config: JointConfig, *, root: str, pictures: bool = True) -> Experim
             ("report", f"{report}, .md"),
             ("cells", f"{out / NAME}.h5mu, and as one AnnData {NAME}.h5ad"),
             ("model", f"{out / 'muse'}.safetensors, .json"),
-            ("tables", "scores.csv, stability.csv, genes_by_cluster.csv, genes_in_image_space.csv, rejects.csv"),
+            (
+                "tables",
+                "scores.csv, stability.csv, genes_by_cluster.csv, genes_in_image_space.csv, rejects.csv",
+            ),
             ("pictures", ", ".join(picture.path.name for picture in drawn) or "none"),
         ]
     )
@@ -67,8 +70,8 @@ def show_loaded(loaded: Loaded) -> None:
     paired = loaded.paired
     say(f"  {loaded.balance()}")
     say(
-        f"  {len(paired.genes):,} genes, {len(paired.image_features):,} image features as {paired.y.shape[1]} components"
-        + (" (standardised)" if loaded.standardised else "")
+        f"  {len(paired.genes):,} genes, {len(paired.image_features):,} image features as {paired.y.shape[1]} "
+        "components" + (" (standardised)" if loaded.standardised else "")
     )
     for annotation in loaded.labels:
         say(f"  {annotation.name}: {annotation.n_labels} labels in {int(annotation.known.sum()):,} cells")
@@ -117,7 +120,8 @@ def write_cells(experiment: Experiment, maps: dict[str, Floats], out: Path) -> N
     paired, methods = experiment.loaded.paired, experiment.methods
     joint = [methods[m].found for m in ("concat", "wnn", "mofa", "published") if m in methods]
     single = [("rna", methods["transcripts"].found), ("image", methods["images"].found)]
-    data = build(paired, joint, model=experiment.model, single=single)
+    model: Any = experiment.model
+    data = build(paired, joint, model=model, single=single)
     for method, xy in maps.items():
         if method != "shuffled":
             rows = paired.order.argsort()
@@ -125,7 +129,6 @@ def write_cells(experiment: Experiment, maps: dict[str, Floats], out: Path) -> N
     data.uns["joint"] = {**data.uns["joint"], **_provenance(experiment)}
     write_mudata(data, out / f"{NAME}.h5mu")
     write(to_anndata(data), out / f"{NAME}.h5ad")
-    model = experiment.model
     model.preparation_ = paired.preparation
     model.about_ = {name: str(value) for name, value in facts(experiment).items()}
     model.save(out)

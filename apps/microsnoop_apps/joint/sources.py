@@ -53,7 +53,8 @@ def read_sources(given: JointInput, *, root: str) -> Sources:
         return _of_mudata(given, place_of(given.mudata, root))
     if given.seqfish is not None:
         return _of_seqfish(given, given.seqfish, root=root)
-    rejects, notes = reject_frame([]), ()
+    rejects = reject_frame([])
+    notes: tuple[str, ...] = ()
     if given.spots is not None:
         spots, origin = _spots(given.spots, root)
         rna, rejects, notes = spots.rna, spots.rejects, spots.notes
@@ -77,7 +78,7 @@ def read_sources(given: JointInput, *, root: str) -> Sources:
         n_rna=rna.n_obs,
         n_image=images.n_obs,
         rejects=pd.concat([rejects, alone], ignore_index=True),
-        notes=tuple(notes),
+        notes=notes,
         names={"transcripts": origin, "images": place},
     )
 
@@ -182,11 +183,11 @@ def _of_seqfish(given: JointInput, cells: SeqfishInput, *, root: str) -> Sources
     from microsnoop_integrations.seqfish import read_seqfish
 
     folder, place = place_of(cells.folder, root), place_of(str(given.image), root)
-    data = read_seqfish(
-        folder, tissue=cells.tissue, field=cells.field, pixel_size_um=cells.pixel_size_um
-    )
+    data = read_seqfish(folder, tissue=cells.tissue, field=cells.field, pixel_size_um=cells.pixel_size_um)
     images = read_embeddings(place, hint=_how_to_embed(given))
-    links = Path(cells.cells) if cells.cells else (run_directory(Path(place)) or Path(place)).parent / "cells.csv"
+    links = (
+        Path(cells.cells) if cells.cells else (run_directory(Path(place)) or Path(place)).parent / "cells.csv"
+    )
     if not links.is_file():
         raise InputError(
             f"seqfish: there is no {links}, which says whose embedding is whose",

@@ -9,8 +9,8 @@ from microsnoop_apps.joint.experiment import NAMES, NEIGHBOURS, Experiment, Runs
 from microsnoop_apps.joint.scoring import LabelScore, Scored
 
 LABEL_HEADER = (
-    "method", "ARI, k-means [95 %]", "silhouette [95 %]", "ARI, clusters [95 %]", "NMI, clusters", "ARI, best resolution",
-    "at",
+    "method", "ARI, k-means [95 %]", "silhouette [95 %]", "ARI, clusters [95 %]", "NMI, clusters",
+    "ARI, best resolution", "at",
 )  # fmt: skip
 SPACE_HEADER = (
     "method", "clusters", "own silhouette", "neighbours kept: transcripts", "images", "by chance",
@@ -20,10 +20,10 @@ STABILITY_HEADER = ("method", "varied", "runs", "ARI between runs", "range")
 MODALITY_HEADER = ("modality", "found again in other cells", "weight of its triplets")
 SCORES_HEADER = (
     "method", "status", "label", "cells", "labels", "ari_kmeans", "ari_kmeans_low", "ari_kmeans_high", "nmi_kmeans",
-    "silhouette_labels", "silhouette_labels_low", "silhouette_labels_high", "ari", "ari_low", "ari_high", "nmi", "nmi_low",
-    "nmi_high", "best_resolution", "ari_best", "nmi_best", "clusters", "silhouette_own", "silhouette_own_low",
-    "silhouette_own_high", "neighbours_rna", "neighbours_image", "neighbours_chance", "share_rna", "share_image",
-    "weight_rna_median", "weight_rna_5", "weight_rna_95", "seconds",
+    "silhouette_labels", "silhouette_labels_low", "silhouette_labels_high", "ari", "ari_low", "ari_high", "nmi",
+    "nmi_low", "nmi_high", "best_resolution", "ari_best", "nmi_best", "clusters", "silhouette_own",
+    "silhouette_own_low", "silhouette_own_high", "neighbours_rna", "neighbours_image", "neighbours_chance",
+    "share_rna", "share_image", "weight_rna_median", "weight_rna_5", "weight_rna_95", "seconds",
 )  # fmt: skip
 RUNS_HEADER = (
     "method", "varied", "runs", "ari_mean", "ari_low", "ari_high", "measure", "run", "value",
@@ -58,7 +58,7 @@ def stability_table(experiment: Experiment) -> tuple[tuple[str, ...], list[list[
     keys = [key for key in experiment.runs["muse"].values if key != NEIGHBOURS]
     rows = []
     for method, runs in experiment.runs.items():
-        known = [_range(runs.values[key]) if key in runs.values else _NONE for key in keys]
+        known = [spread(runs.values[key]) if key in runs.values else _NONE for key in keys]
         stable = runs.stability
         between = [fixed(stable.mean), f"{fixed(stable.low)} to {fixed(stable.high)}"]
         rows.append([NAMES[method], runs.varied, str(stable.n_runs), *between, *known])
@@ -93,13 +93,18 @@ def score_rows(experiment: Experiment) -> list[list[object]]:
 
 
 def run_rows(experiment: Experiment) -> list[list[object]]:
-    """Return one line a method, measure and run (``RUNS_HEADER``); methods that are only clustered anew have one line."""
+    """Return one line a method, measure and run (``RUNS_HEADER``); those only clustered anew have one line."""
     return [row for method, runs in experiment.runs.items() for row in _run_lines(method, runs)]
 
 
 def fixed(value: float, digits: int = 2) -> str:
     """Return a number with so many digits; a missing one as a dash."""
-    return _NONE if np.isnan(value) else f"{value:.{digits}f}"
+    return _NONE if np.isnan(value) else f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: no "-0.00"
+
+
+def spread(values: list[float]) -> str:
+    """Return the mean and the range of some runs."""
+    return f"{fixed(float(np.mean(values)))} ({fixed(min(values))} to {fixed(max(values))})"
 
 
 def _run_lines(method: str, runs: Runs) -> list[list[object]]:
@@ -165,11 +170,7 @@ def _space_numbers(found: Scored) -> list[object]:
 def _with(value: float, interval: Interval) -> str:
     if np.isnan(value):
         return _NONE
-    return f"{value:.2f} [{fixed(interval.low)}–{fixed(interval.high)}]"
-
-
-def _range(values: list[float]) -> str:
-    return f"{np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+    return f"{fixed(value)} [{fixed(interval.low)}, {fixed(interval.high)}]"
 
 
 def _number(value: object) -> object:

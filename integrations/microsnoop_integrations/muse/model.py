@@ -31,7 +31,6 @@ from microsnoop_integrations.muse.network import MuseNetwork
 from microsnoop_integrations.muse.placing import check_names, neighbours_labels, place
 from microsnoop_integrations.muse.training import OnEpoch, Trainer
 
-_LABEL_COMPONENTS = 100
 _VOTERS = 15
 
 
@@ -160,7 +159,7 @@ class Muse:
         if len(modalities) < 2 or len(counts) > 1:
             raise JointError("row_count_mismatch", f"two or more modalities of the same cells, got {counts}")
         check_count(counts.pop(), p.k)
-        scores = [_scores(m, p.seed) for m in modalities]
+        scores = [_scores(m, p) for m in modalities]
         given = labels or [None] * len(modalities)
         initial = [self._initial(s, own) for s, own in zip(scores, given, strict=True)]
         self.replicability_, self.gates_, self.findings_ = weigh(self.names, scores, p)
@@ -294,7 +293,7 @@ class Muse:
         return np.unique(np.asarray(given), return_inverse=True)[1].astype(np.int64)
 
 
-def _scores(m: Modality, seed: int) -> NDArray[np.float32]:
+def _scores(m: Modality, p: MuseParameters) -> NDArray[np.float32]:
     """Return the principal components whose clusters are a modality's initial labels."""
-    count = min(_LABEL_COMPONENTS, m.shape[0] - 1, m.shape[1])
-    return principal_components(m.values, components=count, seed=seed).scores
+    count = min(p.label_components, m.shape[0] - 1, m.shape[1])
+    return principal_components(m.values, components=count, seed=p.seed).scores

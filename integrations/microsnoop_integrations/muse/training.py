@@ -6,7 +6,8 @@ large as cells × cells.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -70,6 +71,10 @@ class Trainer:
         JointError
             ``non_finite_loss``, with the epoch and the term.
         """
+        with _one_thread():
+            self._train(labels)
+
+    def _train(self, labels: Labels) -> None:
         p, phases = self.parameters, self.phases
         self._phase("reconstruct", phases.reconstruct, None)
         if not self.history.learns("reconstruct"):
@@ -175,6 +180,20 @@ class Trainer:
         finding = Finding(code, message, strong)
         if finding not in self.findings:
             self.findings.append(finding)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch use one CPU thread: steps are so small that threads mostly wait for each other.
+
+    Two of them gain little on an idle machine, and were seen to be fifty times slower on a busy one.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @torch.no_grad()

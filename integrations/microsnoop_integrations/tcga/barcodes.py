@@ -21,7 +21,16 @@ _NAME = re.compile(
     r"-(?P<portion>[0-9]{2})-(?P<slide_type>DX|TS|MS|BS)(?P<number>[A-Z0-9]{1,2})"
     r"(?:\.(?P<uuid>[0-9A-F]{8}(?:-[0-9A-F]{4}){3}-[0-9A-F]{12}))?"
 )
-SELECTION_COLUMNS = ("slide_id", "patient_id", "sample_id", "site", "sample_type", "slide_type", "uuid", "path")
+SELECTION_COLUMNS = (
+    "slide_id",
+    "patient_id",
+    "sample_id",
+    "site",
+    "sample_type",
+    "slide_type",
+    "uuid",
+    "path",
+)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Labels from a user's table joined to slides, by a stated level and never by a guess. Source: slides spec, section 12."""
+"""Labels from a user's table joined to slides at a stated level, never guessed. Source: slides spec, section 12."""
 
 from __future__ import annotations
 
@@ -62,8 +62,12 @@ class JoinReport:
         return [first, *(f"{len(keys)} {what}: {_some(keys)}" for what, keys in counts.items() if keys)]
 
 
-def read_text_table(path: str | Path, *, needed: Sequence[str] = ()) -> pd.DataFrame:
-    """Read CSV, TSV (also gzipped) or Parquet as text: no cell changes, empty ones are missing.
+def read_text_table(
+    path: str | Path, *, needed: Sequence[str] = (), separator: str | None = None
+) -> pd.DataFrame:
+    """Read CSV, TSV (also gzipped) or Parquet as text: no cell changes, empty ones are None.
+
+    The extension decides on the separator unless one is given.
 
     Raises
     ------
@@ -75,7 +79,7 @@ def read_text_table(path: str | Path, *, needed: Sequence[str] = ()) -> pd.DataF
         table = read_table(str(path)).to_pandas()
         table = table.astype(object).map(lambda cell: None if pd.isna(cell) else str(cell))
     else:
-        separator = "\t" if name.endswith((".tsv", ".txt")) else ","
+        separator = separator or ("\t" if name.endswith((".tsv", ".txt")) else ",")
         try:
             table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, na_values=[""])
         except (OSError, ValueError) as error:  # pandas' own errors are among them
@@ -194,16 +198,16 @@ def _by_key(
     for number, (name, *row) in enumerate(cells):
         if pd.isna(name) or not str(name).strip():
             raise InputError(f"the labels have an empty {key!r} in data row {number + 1}")
-        name, own = _key(name), [None if pd.isna(cell) else str(cell) for cell in row]
-        before = values.setdefault(name, own)
+        ours, own = _key(name), [None if pd.isna(cell) else str(cell) for cell in row]
+        before = values.setdefault(ours, own)
         if before is own:
             continue
-        duplicates.add(name)
+        duplicates.add(ours)
         for place, (old, new) in enumerate(zip(before, own, strict=True)):
             if old is None:
                 before[place] = new
             elif new is not None and new != old:
-                conflicts[name] = f"{columns[place]} is {old!r} and {new!r}"
+                conflicts[ours] = f"{columns[place]} is {old!r} and {new!r}"
     return values, duplicates, conflicts
 
 
@@ -216,7 +220,8 @@ def _need(table: pd.DataFrame, columns: Sequence[str], what: str) -> None:
     missing = [column for column in columns if column not in table]
     if missing:
         raise InputError(
-            f"{what} have no column {', '.join(missing)}", hint=f"they have {', '.join(map(str, table.columns))}"
+            f"{what} have no column {', '.join(missing)}",
+            hint=f"they have {', '.join(map(str, table.columns))}",
         )
 
 

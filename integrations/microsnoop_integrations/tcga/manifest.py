@@ -23,8 +23,8 @@ _MD5 = re.compile(r"[0-9a-f]{32}")
 class ManifestReport:
     """What a folder holds of a manifest: every row is found, missing, of wrong size, or of wrong hash.
 
-    ``found`` maps the file name to its path; ``extra`` are slides in the folder that the manifest does not name;
-    ``duplicate_uuids`` and ``duplicate_barcodes`` stand more than once in the manifest.
+    Rows are named ``id/filename``; ``found`` maps them to paths, ``extra`` are slides in the folder that the manifest
+    does not name; ``duplicate_uuids`` and ``duplicate_barcodes`` stand more than once in the manifest.
     """
 
     found: dict[str, Path]
@@ -43,7 +43,15 @@ class ManifestReport:
 
     def counts(self) -> dict[str, int]:
         """Return how many there are of each."""
-        names = ("found", "missing", "wrong_size", "wrong_hash", "extra", "duplicate_uuids", "duplicate_barcodes")
+        names = (
+            "found",
+            "missing",
+            "wrong_size",
+            "wrong_hash",
+            "extra",
+            "duplicate_uuids",
+            "duplicate_barcodes",
+        )
         return {name: len(getattr(self, name)) for name in names}
 
 
@@ -55,7 +63,7 @@ def read_manifest(path: str | Path) -> pd.DataFrame:
     InputError
         Unreadable, a column is missing, or a cell cannot be what its column says.
     """
-    table = read_text_table(_tabbed(path), needed=_NEEDED)
+    table = read_text_table(path, needed=_NEEDED, separator="\t")
     for row, (uuid, name, md5, size) in enumerate(table[list(_NEEDED)].itertuples(index=False, name=None)):
         where = f"{path}, data row {row + 1}"
         if not uuid or not name or _leaves_folder(uuid) or _leaves_folder(name):
@@ -92,19 +100,19 @@ def check_manifest(manifest: pd.DataFrame, folder: str | Path, *, md5: bool = Fa
     wrong: dict[str, list[str]] = {"missing": [], "wrong_size": [], "wrong_hash": []}
     named: set[Path] = set()
     for row in manifest.drop_duplicates(["id", "filename"]).itertuples(index=False):
-        uuid, name = str(row.id), str(row.filename)
-        nested, flat = root / uuid / name, root / name
+        key = f"{row.id}/{row.filename}"
+        nested, flat = root / key, root / str(row.filename)
         path = nested if nested.is_file() else flat
         if not path.is_file():
-            wrong["missing"].append(name)
+            wrong["missing"].append(key)
             continue
         named.add(path)
         if path.stat().st_size != row.size:
-            wrong["wrong_size"].append(name)
+            wrong["wrong_size"].append(key)
         elif md5 and _md5(path) != row.md5:
-            wrong["wrong_hash"].append(name)
+            wrong["wrong_hash"].append(key)
         else:
-            found[name] = path
+            found[key] = path
     slides = (path for path in root.rglob("*") if path.suffix.lower() in SLIDE_SUFFIXES and path.is_file())
     return ManifestReport(
         found=found,

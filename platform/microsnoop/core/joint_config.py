@@ -15,7 +15,11 @@ from microsnoop.core.settings import Settings
 
 Method = Literal["transcripts", "images", "concat", "wnn", "mofa", "muse", "published", "shuffled"]
 METHODS: tuple[Method, ...] = ("transcripts", "images", "concat", "wnn", "mofa", "muse", "shuffled")
-ALWAYS: tuple[Method, ...] = ("transcripts", "images", "muse")  # what any answer is read against, and the answer
+ALWAYS: tuple[Method, ...] = (
+    "transcripts",
+    "images",
+    "muse",
+)  # what any answer is read against, and the answer
 # settings of MUSE that stand elsewhere in the file, because all methods share them
 _ELSEWHERE = {
     "seed": "seed and seeds",
@@ -115,7 +119,9 @@ class ImageSettings(Settings):
         None, description="A layer or key of `obsm`, e.g. X_harmony for corrected embeddings (default: X)."
     )
     components: int | None = Field(
-        50, ge=1, description="Features become so many principal components; null: they are taken as they are."
+        50,
+        ge=1,
+        description="Features become so many principal components; null: they are taken as they are.",
     )
     standardise: Literal["auto", "yes", "no"] = Field(
         "auto",
@@ -164,12 +170,14 @@ class JointConfig(Settings):
     groups: str | None = Field(
         None, description="Column of fields, sections or donors: drawn and held out as a whole."
     )
-    seeds: int = Field(5, ge=1, description="MUSE is fitted with `seed`, `seed` + 1, ...; the first is shown.")
+    seeds: int = Field(
+        5, ge=1, description="MUSE is fitted with `seed`, `seed` + 1, ...; the first is shown."
+    )
     shuffles: int = Field(3, ge=1, description="Wrong pairings that MUSE is fitted on; the first is shown.")
     resolutions: list[Annotated[float, Field(gt=0)]] = Field(
         default_factory=lambda: [0.2, 0.5, 1.0, 2.0],
         min_length=1,
-        description="Of all of which the one that agrees best with the labels is shown, in a column of its own.",
+        description="Grid of resolutions; the one that agrees best with the labels is shown in a column of its own.",
     )
     bootstrap: int = Field(1_000, ge=20, description="Draws behind each 95 % interval.")
     permutations: int = Field(200, ge=20, description="Permutations behind the test of the pairing.")
@@ -178,7 +186,8 @@ class JointConfig(Settings):
     seed: int = Field(0, ge=0, description="Seed of models, clusters, permutations, draws and maps.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where MUSE is trained.")
     simulation: JointSimulationConfig | None = Field(
-        None, description="Simulated cells instead of `input`: how good is each method, by quality of the images?"
+        None,
+        description="Simulated cells instead of `input`: how good is each method, by quality of the images?",
     )
 
     @model_validator(mode="after")

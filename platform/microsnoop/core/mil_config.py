@@ -36,6 +36,9 @@ class MilSettings(Settings):
     confounders: list[str] = Field(
         default_factory=list, description="Columns that folds are stratified by and sampling corrects for."
     )
+    continuous: list[str] = Field(
+        default_factory=list, description="Those of `confounders` that are numbers: cut at quartiles."
+    )
     site: str | None = Field(
         None, description="Column with the tissue source site, for `group_by` and the audit."
     )
@@ -95,6 +98,8 @@ class MilSettings(Settings):
             raise ValueError("group_by: site needs site, the column that names it")
         if self.group_by == "site" and self.compat.folds == "slide":
             raise ValueError("compat.folds: slide cannot keep sites apart: choose one of the two")
+        if unknown := sorted(set(self.continuous) - set(self.confounders)):
+            raise ValueError(f"continuous names {', '.join(unknown)}, not among confounders")
         if len(set(self.confounders)) < len(self.confounders) or self.target in self.confounders:
             raise ValueError("confounders must be different columns, and none of them the target")
         return self

@@ -47,6 +47,9 @@ class MuseParameters(Settings):
         description="Weigh the triplets of each modality by how well its clusters are found again in other cells; "
         "`none`: both count the same, as published.",
     )
+    label_components: int = Field(
+        50, ge=1, description="Principal components of each modality whose clusters are its first labels."
+    )
     image_components: int | None = Field(
         50,
         ge=1,
@@ -82,7 +85,7 @@ class MuseParameters(Settings):
         """Return the released settings, 900 epochs of small steps, with ``changes``."""
         theirs: dict[str, Any] = {
             "lr": 1e-4, "init_epochs": 200, "init_steps": 0, "n_epochs": 500, "n_steps": 0, "update_every": 200,
-            "gate": "none", "image_components": None, "drop_last": True, "triplet_row_max": True,
+            "gate": "none", "image_components": None, "label_components": 100, "drop_last": True, "triplet_row_max": True,
             "margin_sample": None, "clustering": "louvain",
         }  # fmt: skip
         return cls(**{**theirs, **changes})

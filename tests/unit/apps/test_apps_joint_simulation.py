@@ -16,13 +16,14 @@ import pytest
 import torch
 from pydantic import ValidationError
 from sklearn.metrics import adjusted_rand_score
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from microsnoop.core.config_file import load_settings
 from microsnoop.core.errors import ConfigError, JointError, MissingDependency, RunError
 from microsnoop.core.joint_config import JointConfig
 from microsnoop.core.joint_simulation_config import JointSimulationConfig, SimulatedCells, Sweep
 from microsnoop.core.muse_config import MuseParameters
+from microsnoop_apps.joint_simulation import run as simulation_run
 from microsnoop_apps.joint_simulation import tasks, workers
 from microsnoop_apps.joint_simulation.fits import MEASURES, NAMES
 from microsnoop_apps.joint_simulation.methods import SPACES, Cells, Space
@@ -374,12 +375,30 @@ def test_one_thread_and_back() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with workers.one_thread():
-            assert torch.get_num_threads() == 1
-            assert {pool["num_threads"] for pool in threadpool_info()} == {1}
-        assert torch.get_num_threads() == 2
+        with threadpool_limits(2):
+            with workers.one_thread():
+                assert torch.get_num_threads() == 1
+                assert {pool["num_threads"] for pool in threadpool_info()} == {1}
+            assert torch.get_num_threads() == 2
+            assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {2}
     finally:
         torch.set_num_threads(before)
+
+
+def test_order_does_not_depend_on_which_ends_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = plan(
+        [(v, SimulationParameters(n=130, clusters=4, d1=60, d2=30, decay_coef_2=v)) for v in (0.5, 0.1)],
+        methods=("transcripts",), data_seeds=range(2), muse=QUICK, model_seeds=1,
+    )  # fmt: skip
+
+    def backwards(tasks: list[Task], *, workers: int) -> list[Any]:
+        return [perform(task) for task in reversed(tasks)]
+
+    monkeypatch.setattr(simulation_run, "perform_all", backwards)
+    scores = simulation_run.collect(found, workers=1, parameter="decay_coef_2", values=(0.5, 0.1))
+    expected = [(0.5, 0), (0.5, 1), (0.1, 0), (0.1, 1)]
+    assert [(one.value, one.data_seed) for one in scores.facts] == expected
+    assert [(one.value, one.data_seed) for one in scores.fits] == expected
 
 
 def test_a_process_that_dies_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,7 +105,7 @@ def test_best_single_modality_is_chosen_by_value_and_measure() -> None:
 
 
 def test_exactly_the_tolerance_is_within() -> None:
-    found = scores(fit("transcripts", 0.48), fit("muse", 0.45)).difference(
+    found = scores(fit("transcripts", 0.5), fit("muse", 0.47)).difference(
         0.1, "ari_best", "muse", BEST_SINGLE
     )
     assert found is not None

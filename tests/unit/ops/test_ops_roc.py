@@ -165,6 +165,13 @@ def test_what_is_refused(truth: list, scores: list, message: str) -> None:
         auc(np.array(truth), np.array(scores))
 
 
+def test_classes_are_told_at_one_half() -> None:
+    truth, scores = np.array([0, 0, 0, 0, 1, 1, 1, 1]), np.array([0.1, 0.49, 0.49, 0.6, 0.4, 0.5, 0.51, 0.9])
+    assert score_two_classes(truth, scores, draws=20).balanced_accuracy == 0.75
+    more = np.where(truth == 0, scores * 0.5, scores)
+    assert score_two_classes(truth, more, draws=20).balanced_accuracy == (1 + 0.75) / 2
+
+
 def test_probabilities_must_be_some() -> None:
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         score_two_classes(TRUTH, SCORES + 0.5)
