@@ -8,6 +8,7 @@ import numpy as np
 
 from microsnoop.correction.base import Finding
 from microsnoop_apps.joint.experiment import NAMES, NEIGHBOURS, Experiment
+from microsnoop_apps.joint.tables import fixed
 
 ALPHA = 0.05
 _UNSTABLE = 0.5
@@ -65,12 +66,15 @@ def _null(experiment: Experiment) -> Iterator[Finding]:
         mean, best = float(np.mean(ours[key])), max(null[key])
         if mean <= best:
             what = (
-                "of the neighbours of both modalities it keeps" if key == NEIGHBOURS else f"ARI with {key},"
+                "mean agreement with the neighbours of both modalities"
+                if key == NEIGHBOURS
+                else f"ARI with {key}"
             )
             yield Finding(
                 "null_not_beaten",
-                f"{what} MUSE has {mean:.2f} (mean of {len(ours[key])} seeds), with wrong pairs up to {best:.2f} "
-                f"({len(null[key])} shuffles): it learned nothing from which image belongs to which cell",
+                f"{what}: MUSE has {fixed(mean)} (mean of {len(ours[key])} seeds), with wrong pairs up to "
+                f"{fixed(best)} ({len(null[key])} shuffles): as far as this measure tells, it learned nothing from "
+                "which image belongs to which cell",
                 strong=True,
             )
 
@@ -89,8 +93,8 @@ def _others(experiment: Experiment) -> Iterator[Finding]:
                     continue
                 beyond = value > own.ari_interval.high
                 text = (
-                    f"ARI of {said} {value:.2f} against {own.ari:.2f}, {'beyond' if beyond else 'within'} its 95 "
-                    f"% interval ({own.ari_interval.low:.2f} to {own.ari_interval.high:.2f})"
+                    f"ARI of {said} {fixed(value)} against {fixed(own.ari)}, {'beyond' if beyond else 'within'} its 95 "
+                    f"% interval ({fixed(own.ari_interval.low)} to {fixed(own.ari_interval.high)})"
                 )
                 ahead[name] = max(ahead.get(name, (False, 0.0, "")), (beyond, value - own.ari, text))
         for name, (beyond, lead, text) in ahead.items():

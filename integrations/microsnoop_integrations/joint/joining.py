@@ -49,7 +49,7 @@ def join_embeddings(
     InputError
         Ids that repeat or are missing.
     JointError
-        ``no_common_cells``; ``unpaired``: with ``join="error"``, rows of one side only; ``not_finite``: no pair is finite.
+        ``no_common_cells``; ``unpaired`` with ``join="error"``: rows of one side only; ``not_finite``: no finite pair.
     ValueError
         An unknown ``join``.
     """
@@ -72,9 +72,7 @@ def join_embeddings(
     rejects = _rejects(ours, theirs, place, finite)
     if join == "error" and len(rejects):
         counts = ", ".join(f"{n} {code}" for code, n in rejects["code"].value_counts().items())
-        raise JointError(
-            "unpaired", f"rows of one side only: {counts}", hint="join='inner' rejects them"
-        )
+        raise JointError("unpaired", f"rows of one side only: {counts}", hint="join='inner' rejects them")
     image = embeddings[place[kept]].copy()
     image.obs["embedding_id"] = image.obs_names.to_numpy(object)
     image.obs_names = rna.obs_names[kept].astype(str)

@@ -29,7 +29,6 @@ class Folds:
 
 
 def make_patient_folds(
-    slides: Names,
     patients: Names,
     targets: Names,
     *,
@@ -42,8 +41,8 @@ def make_patient_folds(
 
     Parameters
     ----------
-    slides, patients, targets
-        (N,) names; a patient may have slides of several targets.
+    patients, targets
+        (N,) names, one a slide; a patient may have slides of several targets.
     confounders
         (N,) stratum of each slide; patients take that of most of their slides.
     sites
@@ -55,9 +54,9 @@ def make_patient_folds(
         One class only; fewer patients of a class than folds; fewer sites than folds; by site, a fold without all
         classes.
     """
-    slides, patients, targets = (np.asarray(names, str) for names in (slides, patients, targets))
+    patients, targets = np.asarray(patients, str), np.asarray(targets, str)
     _check_classes(patients, targets, folds=folds)
-    none = np.zeros(len(slides), str)
+    none = np.zeros(len(patients), str)
     strata, merged = _merge_rare(
         patients, targets, none if confounders is None else np.asarray(confounders, str), folds=folds
     )

@@ -5,12 +5,14 @@ Source: slides spec, sections 7 to 11. A fold is a pure function of what it is g
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from microsnoop.core.errors import InputError
@@ -119,14 +121,15 @@ def fit_fold(bags: BagSet, cohort: Cohort, plan: Folds, *, number: int, settings
         seed=seed,
     )
     judged = {str(s): judge_slide(models, bags.features(str(s)), device=device) for s in cohort.slides[test]}
+    baseline, converged = _baseline(bags, cohort, rest=rest, test=test)
     return FoldResult(
         number=number,
         rows=test,
         probabilities=np.stack([p for p, _ in judged.values()]),
-        baseline=_baseline(bags, cohort, rest=rest, test=test),
+        baseline=baseline,
         tiles={slide: tiles for slide, (_, tiles) in judged.items()},
         models=models,
-        findings=_findings(number, weights),
+        findings=_findings(number, weights, converged=converged),
     )
 
 
@@ -209,16 +212,18 @@ def _train_all(
 
 def _baseline(
     bags: BagSet, cohort: Cohort, *, rest: NDArray[np.int64], test: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Judge slides by their mean tile: logistic regression, C = 1, classes balanced. (n, K)."""
+) -> tuple[NDArray[np.float64], bool]:
+    """Judge slides by their mean tile (n, K): logistic regression, C = 1, classes balanced; did it converge?"""
     train_means, test_means = standardise(
         slide_means(bags, cohort.slides[rest].tolist()), slide_means(bags, cohort.slides[test].tolist())
     )
     found = np.zeros((len(test), len(cohort.classes)))
     model = LogisticRegression(C=1.0, class_weight="balanced", max_iter=_ITERATIONS)
-    model.fit(train_means, cohort.targets[rest])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
+        model.fit(train_means, cohort.targets[rest])
     found[:, model.classes_] = model.predict_proba(test_means)
-    return found
+    return found, not any(issubclass(entry.category, ConvergenceWarning) for entry in caught)
 
 
 def _strata(
@@ -229,8 +234,13 @@ def _strata(
     return lambda rows: stratifier.strata(cohort.columns(rows), len(rows))
 
 
-def _findings(number: int, weights: Weights) -> tuple[Finding, ...]:
-    if not weights.unbalanced_strata:
-        return ()
-    names = ", ".join(weights.unbalanced_strata)
-    return (Finding("unbalanced_stratum", f"fold {number}: one target only in {names}; weight 1"),)
+def _findings(number: int, weights: Weights, *, converged: bool) -> tuple[Finding, ...]:
+    found = []
+    if weights.unbalanced_strata:
+        names = ", ".join(weights.unbalanced_strata)
+        found.append(Finding("unbalanced_stratum", f"fold {number}: one target only in {names}; weight 1"))
+    if not converged:
+        found.append(
+            Finding("not_converged", f"fold {number}: the mean-bag baseline after {_ITERATIONS} iterations")
+        )
+    return tuple(found)

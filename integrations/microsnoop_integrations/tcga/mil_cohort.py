@@ -121,7 +121,6 @@ def plan_folds(cohort: Cohort, settings: MilSettings, given: Mapping[str, int] |
         return make_slide_folds(cohort.slides, cohort.names, folds=settings.folds, seed=settings.seed)
     stratifier = Stratifier.fit(cohort.confounders, continuous=settings.continuous)
     return make_patient_folds(
-        cohort.slides,
         cohort.patients,
         cohort.names,
         confounders=stratifier.strata(cohort.confounders, len(cohort)),

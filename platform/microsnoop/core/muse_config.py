@@ -85,7 +85,7 @@ class MuseParameters(Settings):
         """Return the released settings, 900 epochs of small steps, with ``changes``."""
         theirs: dict[str, Any] = {
             "lr": 1e-4, "init_epochs": 200, "init_steps": 0, "n_epochs": 500, "n_steps": 0, "update_every": 200,
-            "gate": "none", "image_components": None, "label_components": 100, "drop_last": True, "triplet_row_max": True,
-            "margin_sample": None, "clustering": "louvain",
+            "gate": "none", "image_components": None, "label_components": 100, "drop_last": True,
+            "triplet_row_max": True, "margin_sample": None, "clustering": "louvain",
         }  # fmt: skip
         return cls(**{**theirs, **changes})

@@ -94,8 +94,11 @@ def test_the_report_holds_everything_and_obeys_nothing(
     assert "96 cells = 95 paired + 1 rejected (empty_cell 1)" in page
     assert "cell000" in page
     assert "&lt;i&gt;g01" in page
-    for heading in ("What to be careful about", "Stability", "What each modality is worth", "Genes that follow the images",
-                    "The cells in each space", "How MUSE learned", "Cells that were left out", "Provenance"):  # fmt: skip
+    headings = (
+        "What to be careful about", "Stability", "What each modality is worth", "Genes that follow the images",
+        "The cells in each space", "How MUSE learned", "Cells that were left out", "Provenance",
+    )  # fmt: skip
+    for heading in headings:
         assert heading in page
     assert page.count("data:image/png;base64,") == 4
 

@@ -169,6 +169,15 @@ def test_verdict_says_when_it_is_worse(three: Scores) -> None:
     worse = scores(fit("transcripts", 0.5), fit("muse", 0.4))
     [text] = verdicts(worse, differences(worse))
     assert text.endswith("-0.10 against the best single modality (transcripts), NOT within 0.03 of it.")
+    beaten = scores(
+        fit("transcripts", 0.5),
+        fit("muse", 0.6),
+        fit("concat", 0.7),
+        fit("wnn", 0.65),
+        fit("mofa", 0.9, data=1),
+    )
+    [text] = verdicts(beaten, differences(beaten))
+    assert text.endswith("within 0.03 of it; -0.10 against the best other joint method (concatenated).")
     assert verdicts(scores(fit("transcripts", 0.5)), []) == []
 
 

@@ -137,6 +137,15 @@ def test_a_test_slide_changes_nothing_that_is_learned() -> None:
     assert not np.allclose(one.probabilities[place], two.probabilities[place])
     same = np.arange(len(one.rows)) != place
     np.testing.assert_array_equal(one.probabilities[same], two.probabilities[same])
+    np.testing.assert_array_equal(one.baseline[same], two.baseline[same])
+
+
+def test_a_baseline_that_did_not_converge_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    bags, table = planted(36)
+    monkeypatch.setattr("microsnoop_integrations.tcga.mil._ITERATIONS", 1)
+    s = settings(epochs=1, repeats=1, n_best=1, folds=2)
+    found = cross_validate(bags, table, settings=s)
+    assert [f.code for f in found.findings].count("not_converged") == 2
 
 
 def test_a_site_of_one_class_is_named() -> None:

@@ -283,6 +283,8 @@ def test_a_network_comes_back(bags: BagSet, tmp_path: Path, settings: dict[str, 
         np.testing.assert_array_equal(ours, theirs)
     for name in ("classes", "settings", "seed", "best_epoch", "validation_loss", "history", "about"):
         assert getattr(again, name) == getattr(model, name)
+    for name, array in model.scaling.arrays().items():
+        assert again.scaling.arrays()[name].flags.c_contiguous == array.flags.c_contiguous
     about = json.loads(path.read_text())
     assert about["about"]["encoder"] == HEADER["encoder"]
     assert about["features"] == F
