@@ -36,7 +36,7 @@ def place(tmp_path: Path, planted: Planted) -> Callable[..., Path]:
 
     def write(**settings: Any) -> Path:
         rna, image = planted()
-        rna.write_h5ad(tmp_path / "rna.h5ad")
+        rna[np.r_[40:96, :40]].copy().write_h5ad(tmp_path / "rna.h5ad")  # not in the order of the ids
         image[:94].copy().write_h5ad(tmp_path / "image.h5ad")
         given = {"rna": str(tmp_path / "rna.h5ad"), "image": str(tmp_path / "image.h5ad")}
         path = tmp_path / "joint.yaml"
@@ -68,6 +68,9 @@ def test_everything_is_written_and_rows_are_accounted_for(
         header, *rows = csv.reader(file)
     assert tuple(header) == SCORES_HEADER
     assert [row[0] for row in rows] == ["transcripts", "images", "concat", "MUSE", "MUSE, shuffled pairs"]
+    data = read_mudata(out / "joint.h5mu")
+    assert data.obs_names[0] == "cell040"
+    np.testing.assert_array_equal(data.obsm["X_umap_muse"], data.obsm["X_muse"][:, :2])
     with (out / "rejects.csv").open(newline="") as file:
         assert [row[2] for row in csv.reader(file)] == ["code", "unpaired", "unpaired"]
 

@@ -17,7 +17,7 @@ from microsnoop.core.errors import ConfigError, InputError, JointError
 from microsnoop.core.joint_config import JointConfig
 from microsnoop_apps.joint import sources
 from microsnoop_apps.joint.loading import Loaded, load
-from microsnoop_integrations import spatial
+from microsnoop_integrations import seqfish, spatial
 from microsnoop_integrations.joint.joining import reject_frame
 
 Planted = Callable[..., tuple[ad.AnnData, ad.AnnData]]
@@ -214,7 +214,43 @@ def test_standardise_auto_takes_what_is_found_again(
     noisy = image.X.copy()
     noisy[:, :6] = 1_000 * np.random.default_rng(1).normal(size=(len(noisy), 6))  # loud features of noise
     loud = ad.AnnData(noisy, obs=image.obs, var=image.var)
-    assert loaded(files(rna, loud), image={"standardise": "auto"}).standardised
+    found = loaded(files(rna, loud), image={"standardise": "auto"})
+    assert found.standardised
+    assert (found.paired.preparation.image.sd[:6] > 500).all()  # and so it was done
     assert not loaded(files(rna, image), image={"standardise": "auto"}).standardised
     assert loaded(files(rna, image), image={"standardise": "yes"}).standardised
     assert not loaded(files(rna, loud), image={"standardise": "no"}).standardised
+
+
+def test_seqfish_cells_are_joined_through_the_table_beside_the_run(
+    tmp_path: Path, planted: Planted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rna, image = planted()
+    order = list(image.obs.pop("cell_id"))
+    image.obs_names = [f"field#{i}" for i in range(96)]
+    with mudata.set_options(pull_on_update=False):
+        data = mudata.MuData({"rna": rna})
+    rejects = reject_frame([("cell900", "rna", "no_counts", "no counts of this cell")])
+    data.uns["seqfish"] = {
+        "licence": "academic only",
+        "missing": np.array(["images"], object),
+        "rejects": rejects,
+    }
+    monkeypatch.setattr(seqfish, "read_seqfish", lambda *_, **__: data)
+    given: dict[str, Any] = {"seqfish": {"folder": "plus", "field": 0}, "image": str(tmp_path / "run.h5ad")}
+    with pytest.raises(InputError, match="no embeddings to join") as caught:
+        loaded(given)
+    assert "write_embedding_inputs" in caught.value.hint
+    image[:95].copy().write_h5ad(tmp_path / "run.h5ad")
+    with pytest.raises(InputError, match=r"there is no .*cells\.csv"):
+        loaded(given)
+    lines = ["image,x_px,y_px,label,cell_id", *(f"field,1,1,{i},{name}" for i, name in enumerate(order))]
+    (tmp_path / "cells.csv").write_text("\n".join(lines))
+    found = loaded(given, labels=["kind"])
+    assert found.balance().startswith("97 cells = 95 paired + 2 rejected (no_counts 1, unpaired 1)")
+    assert found.notes[:2] == ("licence of the transcripts: academic only", "not in the folder: images")
+    by_id = dict(zip(order, image.X.tolist(), strict=True))
+    np.testing.assert_array_equal(found.paired.y_raw, [by_id[name] for name in found.paired.obs_ids])
+    elsewhere = given | {"seqfish": {"folder": "plus", "cells": str(tmp_path / "other.csv")}}
+    with pytest.raises(InputError, match=r"other\.csv"):
+        loaded(elsewhere)

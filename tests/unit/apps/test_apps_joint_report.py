@@ -10,6 +10,7 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from microsnoop.core.joint_config import JointConfig
@@ -22,6 +23,7 @@ from microsnoop_apps.joint.pictures import draw
 from microsnoop_apps.joint.report import verdict, write_report
 from microsnoop_apps.joint.run import facts
 from microsnoop_apps.joint.tables import fixed, spread
+from microsnoop_apps.profiling import PALE, PALETTE
 
 HOSTILE = "<script>alert(1)"  # a slash cannot be in the name of a column
 UNTRAINED = {"init_epochs": 1, "init_steps": 0, "n_epochs": 1, "n_steps": 0, "k": 10}
@@ -88,6 +90,7 @@ def test_the_report_holds_everything_and_obeys_nothing(
     assert "<i>" not in page
     assert "<script>" not in text
     assert page.count("&lt;script&gt;") > 10
+    assert "<p>&lt;script&gt;alert(1) note</p>" in page
     for name in ("transcripts", "images", "concat", "WNN", "MUSE", "MUSE, shuffled pairs"):
         assert f">{name}<" in page
     assert "not installed (" in page
@@ -182,6 +185,8 @@ def test_spaces_stand_side_by_side_in_the_same_colours(
     for cell in range(30):
         first, second = (tables[i][tuple(places[name][cell])] for i, name in enumerate("AB"))
         assert first == second
+        expected = PALE if names[cell] is None else PALETTE["xy".index(names[cell])]
+        assert first[:3] == pytest.approx(to_rgb(expected))
     legend = axes[0, 3].get_legend()
     assert [text.get_text() for text in legend.get_texts()] == ["x (10)", "y (19)", "no label (1)"]
 

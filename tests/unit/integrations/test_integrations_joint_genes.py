@@ -94,7 +94,7 @@ def test_form_labels_and_place_make_no_difference(form: Any) -> None:
 
 def test_what_cannot_be_compared_is_left_out_and_counted() -> None:
     data = table()
-    labels = data.obs["group"].astype(object).to_numpy()
+    labels = np.array(data.obs["group"], object)
     labels[0], labels[1:4] = "lonely", None
     found = rank_genes(data, labels.tolist())
     assert found["cluster"].unique().tolist() == ["a", "b", "c"]
