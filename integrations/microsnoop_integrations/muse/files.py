@@ -9,25 +9,18 @@ Source: multimodal spec, section 9.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import platform
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import safetensors.numpy
 import torch
-from numpy.typing import NDArray
-from safetensors import SafetensorError
 
-from microsnoop.core.errors import InputError, JointError
+from microsnoop.core.errors import JointError
 from microsnoop.core.muse_config import MuseParameters
 from microsnoop.correction.base import Finding
-from microsnoop.io.parts import write_atomic
+from microsnoop.io.fitted_files import Arrays, put_arrays, read_fitted, take_arrays, write_fitted
 from microsnoop.models.device import resolve_device
 from microsnoop_integrations.joint.image_features import ImageReduction
 from microsnoop_integrations.joint.paired import Preparation
@@ -38,8 +31,6 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 ARRAYS, TEXT = "muse.safetensors", "muse.json"
-
-Tensors = dict[str, NDArray[Any]]
 
 
 def save(model: Muse, folder: str | Path) -> Path:
@@ -60,19 +51,11 @@ def save(model: Muse, folder: str | Path) -> Path:
             raise JointError("not_savable", f"about_ maps text to text, got {key!r}: {value!r}")
     tensors = _arrays(model)
     about = _describe(model, tensors)
-    data = safetensors.numpy.save(tensors)
-    versions = {"python": platform.python_version()}
-    versions |= {name: version(name) for name in ("microsnoop-platform", "igraph", "numpy", "torch")}
-    head = {"format": FORMAT, "sha256": hashlib.sha256(data).hexdigest(), "versions": versions}
+    folder = Path(folder)
     try:
-        # strict JSON: NaN would be read by Python alone
-        written = json.dumps(head | about, indent=1, allow_nan=False, ensure_ascii=False)
+        write_fitted(_paths(folder), tensors, about, form=FORMAT, packages=("igraph", "numpy", "torch"))
     except (TypeError, ValueError) as error:
         raise JointError("not_savable", f"the model cannot be written as JSON: {error}") from error
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / ARRAYS, data)
-    write_atomic(folder / TEXT, written.encode())
     return folder
 
 
@@ -87,28 +70,20 @@ def load(folder: str | Path, *, device: str = "auto") -> Muse:
         No such device here.
     """
     device = resolve_device(device)
-    arrays, text = Path(folder) / ARRAYS, Path(folder) / TEXT
-    try:
-        about, data = json.loads(text.read_text("utf-8")), arrays.read_bytes()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(
-            f"a model is two files, {ARRAYS} and {TEXT}: {error.filename} is not there"
-        ) from error
-    except ValueError as error:
-        raise InputError(f"{text} is not JSON: {error}") from error
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
-        raise InputError(f"{text} is not a MUSE model in format {FORMAT}")
-    if hashlib.sha256(data).hexdigest() != about.get("sha256"):
-        raise InputError(
-            f"{arrays} is not what {text.name} was written with", hint="fit and save the model again"
-        )
-    try:
-        return _restore(about, safetensors.numpy.load(data), device)
-    except (AttributeError, LookupError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
-        raise InputError(f"{text} does not describe a MUSE model: {error!r}") from error
+    return read_fitted(
+        _paths(Path(folder)),
+        lambda about, tensors: _restore(about, tensors, device),
+        what="a MUSE model",
+        form=FORMAT,
+        remedy="fit and save the model again",
+    )
 
 
-def _arrays(model: Muse) -> Tensors:
+def _paths(folder: Path) -> tuple[Path, Path]:
+    return folder / ARRAYS, folder / TEXT
+
+
+def _arrays(model: Muse) -> Arrays:
     weights = {f"network/{name}": t.cpu().numpy() for name, t in model.network_.state_dict().items()}
     updates = np.asarray(model.label_updates_, np.int64)
     return {
@@ -121,7 +96,7 @@ def _arrays(model: Muse) -> Tensors:
     }
 
 
-def _describe(model: Muse, tensors: Tensors) -> dict[str, Any]:
+def _describe(model: Muse, tensors: Arrays) -> dict[str, Any]:
     """Return what JSON holds of a model, and put the arrays of its preparation among ``tensors``."""
     reduction, preparation = model.reduction_, model.preparation_
     return {
@@ -134,10 +109,13 @@ def _describe(model: Muse, tensors: Tensors) -> dict[str, Any]:
         "reduction": reduction
         and {
             "features": list(reduction.features),
-            "arrays": _put(reduction.arrays(), tensors, "reduction/"),
+            "arrays": put_arrays(reduction.arrays(), tensors, "reduction/"),
         },
         "preparation": preparation
-        and {"facts": preparation.facts(), "arrays": _put(preparation.arrays(), tensors, "preparation/")},
+        and {
+            "facts": preparation.facts(),
+            "arrays": put_arrays(preparation.arrays(), tensors, "preparation/"),
+        },
         "margin": model.margin_,
         "history": {name: [_or_null(v) for v in values] for name, values in model.history_.items()},
         "phases": list(model.phases_),
@@ -150,7 +128,7 @@ def _describe(model: Muse, tensors: Tensors) -> dict[str, Any]:
     }
 
 
-def _restore(about: Mapping[str, Any], tensors: Tensors, device: str) -> Muse:
+def _restore(about: Mapping[str, Any], tensors: Arrays, device: str) -> Muse:
     from microsnoop_integrations.muse.model import Muse
 
     model = Muse(MuseParameters(**about["parameters"]), device=device)
@@ -168,7 +146,7 @@ def _restore(about: Mapping[str, Any], tensors: Tensors, device: str) -> Muse:
     if (found := about["reduction"]) is not None:
         model.reduction_ = _reduction(found, tensors)
     if (found := about["preparation"]) is not None:
-        arrays = _take(found["arrays"], tensors, "preparation/")
+        arrays = take_arrays(found["arrays"], tensors, "preparation/")
         model.preparation_ = Preparation.from_parts(found["facts"], arrays)
     model.margin_, model.seconds_ = float(about["margin"]), float(about["seconds"])
     model.history_ = {
@@ -182,7 +160,7 @@ def _restore(about: Mapping[str, Any], tensors: Tensors, device: str) -> Muse:
     return model
 
 
-def _network(about: Mapping[str, Any], tensors: Tensors, parameters: MuseParameters) -> MuseNetwork:
+def _network(about: Mapping[str, Any], tensors: Arrays, parameters: MuseParameters) -> MuseNetwork:
     # on "meta" nothing is drawn: random numbers of the process stay as they are
     with torch.device("meta"):
         network = MuseNetwork(about["widths"], hidden=parameters.hidden, latent=parameters.latent)
@@ -196,23 +174,9 @@ def _network(about: Mapping[str, Any], tensors: Tensors, parameters: MuseParamet
     return network
 
 
-def _reduction(found: Mapping[str, Any], tensors: Tensors) -> ImageReduction:
-    arrays = _take(found["arrays"], tensors, "reduction/")
+def _reduction(found: Mapping[str, Any], tensors: Arrays) -> ImageReduction:
+    arrays = take_arrays(found["arrays"], tensors, "reduction/")
     return ImageReduction.from_arrays(tuple(found["features"]), arrays)
-
-
-def _put(arrays: Mapping[str, NDArray[Any]], tensors: Tensors, prefix: str) -> dict[str, str]:
-    """Put arrays among the tensors; return their memory order, which decides the last digit of a product."""
-    for name, array in arrays.items():
-        tensors[prefix + name] = np.asarray(array, order="C")
-    return {name: "C" if array.flags.c_contiguous else "F" for name, array in arrays.items()}
-
-
-def _take(orders: Mapping[str, str], tensors: Tensors, prefix: str) -> Tensors:
-    return {
-        name: np.array(tensors[prefix + name], order="F" if order == "F" else "C")
-        for name, order in orders.items()
-    }
 
 
 def _known(names: list[str], count: int, kind: str) -> tuple[str, ...]:

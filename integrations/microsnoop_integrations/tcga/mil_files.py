@@ -5,23 +5,16 @@ Nothing that is read can run code. Source: slides spec, sections 7 and 8.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import platform
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 import torch
-from numpy.typing import NDArray
-from safetensors import SafetensorError
 
 from microsnoop.core.errors import InputError
 from microsnoop.core.mil_config import MilSettings
-from microsnoop.io.parts import write_atomic
+from microsnoop.io.fitted_files import Arrays, put_arrays, read_fitted, take_arrays, write_fitted
 from microsnoop_integrations.tcga.mil_network import MilNetwork
 from microsnoop_integrations.tcga.mil_scaling import FeatureScaling
 from microsnoop_integrations.tcga.mil_training import TrainedMil
@@ -38,37 +31,28 @@ def save_mil(model: TrainedMil, folder: str | Path, *, name: str) -> Path:
     InputError
         A number that is not finite.
     """
-    # copies: safetensors writes the memory of an array as it lies
-    arrays: dict[str, NDArray[Any]] = {
+    # copies: the memory of an array is written as it lies
+    arrays: Arrays = {
         _NETWORK + key: np.array(tensor.cpu().numpy(), order="C")
         for key, tensor in model.network.state_dict().items()
     }
-    scaling = model.scaling.arrays()
-    arrays |= {_SCALING + key: np.array(array, order="C") for key, array in scaling.items()}
+    orders = put_arrays(model.scaling.arrays(), arrays, _SCALING)
     if odd := [key for key, array in arrays.items() if not np.isfinite(array).all()]:
         raise InputError(f"the network {name!r} cannot be saved: {', '.join(odd[:3])} is not finite")
-    data = safetensors.numpy.save(arrays)
     about = {
-        "format": FORMAT,
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "versions": {p: version(p) for p in ("microsnoop-platform", "numpy", "torch")}
-        | {"python": platform.python_version()},
         "settings": model.settings.model_dump(mode="json"),
         "classes": list(model.classes),
         "features": len(model.scaling.mean),
-        "orders": {key: "C" if array.flags.c_contiguous else "F" for key, array in scaling.items()},
+        "orders": orders,
         "seed": model.seed,
         "best_epoch": model.best_epoch,
         "validation_loss": model.validation_loss,
         "history": model.history,
         "about": model.about,
     }
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / f"{name}.safetensors", data)
-    text = json.dumps(about, indent=1, allow_nan=False, ensure_ascii=False)
-    write_atomic(folder / f"{name}.json", text.encode())
-    return folder / f"{name}.json"
+    text = Path(folder) / f"{name}.json"
+    write_fitted(_paths(text), arrays, about, form=FORMAT, packages=("numpy", "torch"))
+    return text
 
 
 def save_all(models: Sequence[Sequence[TrainedMil]], folder: str | Path) -> list[Path]:
@@ -88,22 +72,9 @@ def load_mil(path: str | Path) -> TrainedMil:
     InputError
         A file is missing, damaged, of another format, or does not belong to the other.
     """
-    text = Path(path)
-    arrays = text.with_suffix(".safetensors")
-    try:
-        about, data = json.loads(text.read_text("utf-8")), arrays.read_bytes()
-    except OSError as error:
-        raise InputError(f"a network is two files, {text} and {arrays.name}: {error}") from error
-    except ValueError as error:
-        raise InputError(f"{text} is not JSON: {error}") from error
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
-        raise InputError(f"{text} is not a network in format {FORMAT}")
-    if hashlib.sha256(data).hexdigest() != about.get("sha256"):
-        raise InputError(f"{arrays} is not what {text.name} was written with", hint="save the network again")
-    try:
-        return _restore(about, safetensors.numpy.load(data))
-    except (LookupError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
-        raise InputError(f"{text} does not describe a network: {error!r}") from error
+    return read_fitted(
+        _paths(Path(path)), _restore, what="a network", form=FORMAT, remedy="save the network again"
+    )
 
 
 def load_all(folder: str | Path) -> list[TrainedMil]:
@@ -120,13 +91,9 @@ def load_all(folder: str | Path) -> list[TrainedMil]:
     return [load_mil(path) for path in paths]
 
 
-def _restore(about: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> TrainedMil:
+def _restore(about: dict[str, Any], arrays: Arrays) -> TrainedMil:
     settings = MilSettings(**about["settings"])
-    own = {key.removeprefix(_SCALING): array for key, array in arrays.items() if key.startswith(_SCALING)}
-    # the memory order decides the last digit of a product
-    scaling = FeatureScaling.from_arrays(
-        {key: np.array(own[key], order=o) for key, o in about["orders"].items()}
-    )
+    scaling = FeatureScaling.from_arrays(take_arrays(about["orders"], arrays, _SCALING))
     with torch.device("meta"):  # nothing is drawn: random numbers of the process stay as they are
         network = MilNetwork(scaling.width, len(about["classes"]), settings)
     weights = {
@@ -144,3 +111,7 @@ def _restore(about: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> TrainedM
         history=list(about["history"]),
         about=dict(about["about"]),
     )
+
+
+def _paths(text: Path) -> tuple[Path, Path]:
+    return text.with_suffix(".safetensors"), text

@@ -9,23 +9,17 @@ Source: batch spec, section 3.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import platform
 from collections.abc import Mapping
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import safetensors.numpy
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 
-from microsnoop.core.errors import CorrectionError, InputError
+from microsnoop.core.errors import CorrectionError
 from microsnoop.correction.base import Corrector, Finding, Fit
-from microsnoop.io.parts import write_atomic
+from microsnoop.io.fitted_files import Arrays, plain, put_arrays, read_fitted, take_arrays, write_fitted
 
 FORMAT = 1
 _STEPS = "steps"  # the parameter of a chain that holds corrections itself
@@ -59,22 +53,14 @@ def save(corrector: Corrector, path: str | Path) -> tuple[Path, Path]:
     CorrectionError
         ``not_fitted``, or ``not_savable``: a class that :func:`load` does not know, or facts JSON cannot hold.
     """
-    tensors: dict[str, NDArray[Any]] = {}
+    tensors: Arrays = {}
     about = _describe(corrector, tensors, "")
-    arrays, text = _paths(path)
-    arrays.parent.mkdir(parents=True, exist_ok=True)
-    data = safetensors.numpy.save(tensors)
-    versions = {"python": platform.python_version()}
-    versions |= {name: version(name) for name in ("microsnoop-platform", "numpy", "scikit-learn", "scipy")}
-    head = {"format": FORMAT, "sha256": hashlib.sha256(data).hexdigest(), "versions": versions}
+    paths = _paths(path)
     try:
-        # strict JSON: NaN would be read by Python alone
-        written = json.dumps(head | about, indent=1, allow_nan=False, default=_plain)
+        write_fitted(paths, tensors, about, form=FORMAT, packages=("numpy", "scikit-learn", "scipy"))
     except (TypeError, ValueError) as error:
         raise CorrectionError("not_savable", f"{corrector.method}: {error}") from error
-    write_atomic(arrays, data)
-    write_atomic(text, written.encode())
-    return arrays, text
+    return paths
 
 
 def load(path: str | Path) -> Corrector:
@@ -90,33 +76,23 @@ def load(path: str | Path) -> Corrector:
     InputError
         A file is missing, damaged, of another format, or does not belong to the other.
     """
-    arrays, text = _paths(path)
-    try:
-        about, data = json.loads(text.read_text("utf-8")), arrays.read_bytes()
-    except FileNotFoundError as error:
-        raise InputError(f"a correction is two files, {error.filename} is not there") from error
-    except ValueError as error:
-        raise InputError(f"{text} is not JSON: {error}") from error
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
-        raise InputError(f"{text} is not a correction in format {FORMAT}")
-    if hashlib.sha256(data).hexdigest() != about.get("sha256"):
-        raise InputError(
-            f"{arrays} is not what {text.name} was written with", hint="fit and save the correction again"
-        )
-    try:
-        return _restore(about, safetensors.numpy.load(data), "")
-    except (KeyError, TypeError, ValueError, SafetensorError) as error:
-        raise InputError(f"{text} does not describe a correction: {error!r}") from error
+    return read_fitted(
+        _paths(path),
+        lambda about, tensors: _restore(about, tensors, ""),
+        what="a correction",
+        form=FORMAT,
+        remedy="fit and save the correction again",
+    )
 
 
 def describe(corrector: Corrector) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Return what :func:`save` would write: arrays by name, and everything else as JSON holds it."""
-    tensors: dict[str, NDArray[Any]] = {}
+    tensors: Arrays = {}
     about = _describe(corrector, tensors, "")
-    return tensors, json.loads(json.dumps(about, default=_plain))
+    return tensors, json.loads(json.dumps(about, default=plain))
 
 
-def _describe(corrector: Corrector, tensors: dict[str, NDArray[Any]], prefix: str) -> dict[str, Any]:
+def _describe(corrector: Corrector, tensors: Arrays, prefix: str) -> dict[str, Any]:
     """Return what JSON holds of a correction, and put its arrays among ``tensors``."""
     name = type(corrector).__name__
     if name not in _MODULES or type(corrector) is not _class(name):
@@ -129,7 +105,7 @@ def _describe(corrector: Corrector, tensors: dict[str, NDArray[Any]], prefix: st
     parameters = corrector.get_params(deep=False)
     steps = parameters.pop(_STEPS, None)
     fits = [
-        {"group": group, "info": fit.info, "arrays": _put(fit.arrays, tensors, f"{prefix}{i}/")}
+        {"group": group, "info": fit.info, "arrays": put_arrays(fit.arrays, tensors, f"{prefix}{i}/")}
         for i, (group, fit) in enumerate(corrector.fits_.items())
     ]
     about: dict[str, Any] = {
@@ -165,28 +141,10 @@ def _restore(about: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]], pref
     corrector.n_control_, corrector.control_hash_ = int(about["n_control"]), str(about["control_hash"])
     corrector.findings_ = [Finding(code, message, strong) for code, message, strong in about["findings"]]
     corrector.fits_ = {
-        fit["group"]: Fit(_take(fit["arrays"], tensors, f"{prefix}{i}/"), fit["info"])
+        fit["group"]: Fit(take_arrays(fit["arrays"], tensors, f"{prefix}{i}/"), fit["info"])
         for i, fit in enumerate(about["fits"])
     }
     return corrector
-
-
-def _put(arrays: Mapping[str, NDArray[Any]], tensors: dict[str, NDArray[Any]], prefix: str) -> dict[str, str]:
-    """Put arrays among the tensors; return their memory order, which decides the last digit of a product."""
-    orders = {}
-    for name, array in arrays.items():
-        orders[name] = "C" if array.flags.c_contiguous or not array.flags.f_contiguous else "F"
-        tensors[prefix + name] = np.asarray(array, order="C")
-    return orders
-
-
-def _take(
-    orders: Mapping[str, str], tensors: Mapping[str, NDArray[Any]], prefix: str
-) -> dict[str, NDArray[Any]]:
-    return {
-        name: np.asarray(tensors[prefix + name], order="F" if order == "F" else "C")
-        for name, order in orders.items()
-    }
 
 
 def _class(name: str) -> type[Corrector]:
@@ -198,10 +156,3 @@ def _paths(path: str | Path) -> tuple[Path, Path]:
     whole = Path(path)
     stem = whole.name.removesuffix(".safetensors").removesuffix(".json")
     return whole.with_name(stem + ".safetensors"), whole.with_name(stem + ".json")
-
-
-def _plain(value: Any) -> Any:
-    """Return a number or list for what numpy made."""
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} {value!r} cannot be written as JSON")
