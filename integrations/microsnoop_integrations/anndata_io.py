@@ -9,9 +9,7 @@ that is larger). ``docs/schema.md`` lists every key written here.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from numpy.typing import NDArray
 from microsnoop.core.errors import ConfigError, RunError
 from microsnoop.core.schema import SCHEMA_VERSION, Key
 from microsnoop.io.parts import read_parts
+from microsnoop.io.replacing import replacing
 from microsnoop.io.store import RunStore
 from microsnoop.ops.aggregate import MAX_GROUP_ROWS, REDUCERS, chunk_groups, reduce_groups, statistics
 from microsnoop.ops.profiles import feature_names, fuse_channels
@@ -95,7 +94,7 @@ def export(
         fuse=fuse or str(store.info["config"]["fuse"]),
         aggregate="" if layout.sizes is None else aggregate,
     )
-    with _replacing(target) as partial:
+    with replacing(target) as partial:
         _write(store, partial, layout, form, zarr_format=target.suffix == ".zarr")
     return target
 
@@ -115,24 +114,9 @@ def write(data: ad.AnnData, path: Path | str) -> Path:
         The disk cannot be written.
     """
     target = Path(path)
-    with _replacing(target) as partial:
+    with replacing(target) as partial:
         data.write_zarr(partial) if target.suffix == ".zarr" else data.write_h5ad(partial)
     return target
-
-
-@contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
-    """Give a path to write to, and put what was written in the place of ``target``: whole, or not at all."""
-    partial = target.with_name(f".{target.name}.partial")
-    _remove(partial)
-    try:
-        yield partial
-        _remove(target)
-        partial.rename(target)
-    except OSError as error:
-        raise RunError(f"cannot write {target}: {error}") from error
-    finally:
-        _remove(partial)
 
 
 def _check(store: RunStore, layout: Layout, aggregate: str) -> None:
@@ -289,10 +273,3 @@ def _provenance(store: RunStore, layout: Layout, form: _Form) -> dict[str, Any]:
         "config_json": json.dumps(info["config"], ensure_ascii=False),
         "versions_json": json.dumps(info["versions"]),
     }
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,6 @@ NAMES = {
     "transcripts": "transcripts", "images": "images", "concat": "concat", "wnn": "WNN", "mofa": "MOFA", "muse": "MUSE",
     "published": "MUSE (published)", "shuffled": "MUSE, shuffled pairs",
 }  # fmt: skip
-_SMALL_BATCH = 512
 NEIGHBOURS = "neighbours"  # what runs are compared by where no labels are known
 
 
@@ -140,28 +139,14 @@ def fit(
 
     paired = loaded.paired
     model = Muse(parameters.model_copy(update={"image_components": None}), device=device)
-    with _few_threads(parameters.batch_size):
-        return model.fit(
-            paired.x,
-            paired.y if y is None else y,
-            obs_ids=paired.obs_ids,
-            genes=paired.genes,
-            features=paired.y_names,
-            on_epoch=on_epoch,
-        )
-
-
-@contextmanager
-def _few_threads(batch_size: int) -> Iterator[None]:
-    """Train small batches in one thread: several mostly wait for each other, on a busy machine 20 times as long."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1 if batch_size <= _SMALL_BATCH else before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return model.fit(
+        paired.x,
+        paired.y if y is None else y,
+        obs_ids=paired.obs_ids,
+        genes=paired.genes,
+        features=paired.y_names,
+        on_epoch=on_epoch,
+    )
 
 
 def _repeated(

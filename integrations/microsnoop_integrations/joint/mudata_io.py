@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +22,8 @@ import zarr
 from anndata.io import read_elem
 from numpy.typing import NDArray
 
-from microsnoop.core.errors import ConfigError, InputError, RunError
+from microsnoop.core.errors import ConfigError, InputError
+from microsnoop.io.replacing import replacing
 from microsnoop_integrations.joint.image_features import read_features
 from microsnoop_integrations.joint.keys import (
     MUSE,
@@ -157,17 +157,8 @@ def write_mudata(data: mudata.MuData, path: Path | str) -> Path:
     target = Path(path)
     if target.suffix not in _SUFFIXES:
         raise ConfigError(f"{target} must end in {' or '.join(_SUFFIXES)}")
-    partial = target.with_name(f".{target.name}.partial")
-    _remove(partial)
-    try:
-        with mudata.set_options(pull_on_update=False):
-            data.write_zarr(partial) if target.suffix == ".zarr" else data.write_h5mu(partial)
-        _remove(target)
-        partial.rename(target)
-    except OSError as error:
-        raise RunError(f"cannot write {target}: {error}") from error
-    finally:
-        _remove(partial)
+    with replacing(target) as partial, mudata.set_options(pull_on_update=False):
+        data.write_zarr(partial) if target.suffix == ".zarr" else data.write_h5mu(partial)
     return target
 
 
@@ -249,10 +240,3 @@ def _opened(path: Path) -> Iterator[Any]:
         return
     with h5py.File(path, "r") as root:
         yield root
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
