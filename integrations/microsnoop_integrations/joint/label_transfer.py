@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from microsnoop.ops.knn import Neighbours, vote
 from microsnoop_integrations.joint.verb_data import modalities_of, modality_of, names_of, targets_of
 
 K = 15
@@ -76,8 +77,14 @@ def transfer(
     trained = (
         np.isfinite(np.asarray(source.obsm[f"X_{key}"])).all(axis=1) & source.obs[labels].notna().to_numpy()
     )
-    label, confidence = _vote(
-        latent, np.asarray(source.obsm[f"X_{key}"])[trained], source.obs[labels].astype(str)[trained], k
+    n_labelled = int(trained.sum())
+    if not 1 <= k <= n_labelled:
+        raise ValueError(f"k = {k} neighbours need as many labelled cells, the reference has {n_labelled}")
+    label, confidence = neighbours_labels(
+        source.obs[labels].astype(str)[trained].to_numpy(object),
+        np.asarray(source.obsm[f"X_{key}"])[trained],
+        latent,
+        voters=k,
     )
     frame = pd.DataFrame(
         {"label": label, "confidence": confidence, "flags": ";".join(cells.flags)},
@@ -92,18 +99,24 @@ def transfer(
     return frame
 
 
-def _vote(
-    latent: NDArray[np.float32], trained: NDArray[np.float32], labels: pd.Series[str], k: int
+def neighbours_labels(
+    labels: NDArray[Any], trained: NDArray[np.float32], latent: NDArray[np.float32], *, voters: int
 ) -> tuple[NDArray[Any], NDArray[np.float32]]:
-    """Return the label of most of the k nearest, and their share."""
+    """Return the label (m,) of most of the nearest training cells, ties to the nearer ones, and its share.
+
+    Parameters
+    ----------
+    labels, trained
+        (n,) and (n, Z) of the training cells.
+    latent
+        (m, Z) of the new ones.
+    voters
+        At most n.
+    """
     from sklearn.neighbors import NearestNeighbors
 
-    from microsnoop.ops.knn import Neighbours, vote
-
-    if not 1 <= k <= len(trained):
-        raise ValueError(f"k = {k} neighbours need as many labelled cells, the reference has {len(trained)}")
-    codes, names = pd.factorize(labels, sort=True)
-    distance, index = NearestNeighbors(n_neighbors=k).fit(trained).kneighbors(latent)
+    names, codes = np.unique(labels, return_inverse=True)
+    distance, index = NearestNeighbors(n_neighbors=voters).fit(trained).kneighbors(latent)
     chosen = vote(Neighbours(index, 1 - distance), codes.astype(np.int64), n_classes=len(names))
     share = (codes[index] == chosen[:, None]).mean(axis=1)
-    return np.asarray(names)[chosen], share.astype(np.float32)
+    return names[chosen], share.astype(np.float32)

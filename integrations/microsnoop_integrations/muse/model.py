@@ -21,6 +21,7 @@ from microsnoop.models.device import resolve_device
 from microsnoop_integrations.graph_clusters import cluster
 from microsnoop_integrations.joint.baselines import principal_components
 from microsnoop_integrations.joint.image_features import ImageReduction
+from microsnoop_integrations.joint.label_transfer import neighbours_labels
 from microsnoop_integrations.joint.modality_share import modality_weight
 from microsnoop_integrations.joint.paired import Preparation
 from microsnoop_integrations.muse.checks import check_cells, check_count, names_of
@@ -28,7 +29,7 @@ from microsnoop_integrations.muse.gating import weigh
 from microsnoop_integrations.muse.image_scaling import reduce_images
 from microsnoop_integrations.muse.modality import Modality, modality
 from microsnoop_integrations.muse.network import MuseNetwork
-from microsnoop_integrations.muse.placing import check_names, neighbours_labels, place
+from microsnoop_integrations.muse.placing import check_names, place
 from microsnoop_integrations.muse.training import OnEpoch, Trainer
 
 _VOTERS = 15
@@ -256,7 +257,7 @@ class Muse:
         """
         if len(labels) != len(self.latent_):
             raise ValueError(f"{len(self.latent_)} training cells, but {len(labels)} labels")
-        return neighbours_labels(labels, self.latent_, latent, voters=voters)
+        return neighbours_labels(labels, self.latent_, latent, voters=min(voters, len(labels)))
 
     def save(self, folder: str | Path) -> Path:
         """Write ``muse.safetensors`` and ``muse.json`` to a folder; see :mod:`microsnoop_integrations.muse.files`."""

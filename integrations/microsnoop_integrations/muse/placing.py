@@ -1,4 +1,4 @@
-"""New cells in the latent of a fitted MUSE, one modality of them perhaps missing; and labels of their neighbours.
+"""New cells in the latent of a fitted MUSE, one modality of them perhaps missing.
 
 Source: multimodal spec, section 9.
 """
@@ -6,14 +6,12 @@ Source: multimodal spec, section 9.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from microsnoop.core.errors import JointError
-from microsnoop.ops.knn import Neighbours, vote
 from microsnoop_integrations.muse.modality import Modality
 from microsnoop_integrations.muse.network import MuseNetwork
 from microsnoop_integrations.muse.training import encode
@@ -92,17 +90,3 @@ def check_names(given: Sequence[str] | None, known: Sequence[str], kind: str) ->
         f"{len(known)} {kind} were learned from, {len(given)} are given; {what}",
         hint=f"give the {kind} of training, in their order",
     )
-
-
-def neighbours_labels(
-    labels: NDArray[Any], trained: NDArray[np.float32], latent: NDArray[np.float32], *, voters: int
-) -> tuple[NDArray[Any], NDArray[np.float32]]:
-    """Return the label (m,) of most of the nearest training cells, ties to the nearer ones, and its share."""
-    from sklearn.neighbors import NearestNeighbors
-
-    voters = min(voters, len(labels))
-    names, codes = np.unique(labels, return_inverse=True)
-    distance, index = NearestNeighbors(n_neighbors=voters).fit(trained).kneighbors(latent)
-    chosen = vote(Neighbours(index, 1 - distance), codes.astype(np.int64), n_classes=len(names))
-    share = (codes[index] == chosen[:, None]).mean(axis=1)
-    return names[chosen], share.astype(np.float32)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,8 @@ from microsnoop_integrations.muse import Muse, MuseParameters
 from microsnoop_integrations.muse.files import load, save
 from microsnoop_integrations.muse.modality import modality
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 N, P, Q = 80, 12, 9
 PARAMETERS = MuseParameters(
     latent=6,
@@ -36,14 +37,6 @@ PARAMETERS = MuseParameters(
     image_components=7,
     seed=3,
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def cells(n: int = N, *, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -19,15 +19,9 @@ from microsnoop_integrations.muse.losses import (
     pairwise_distances,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LINE = torch.tensor([[0.0], [1.0], [3.0], [5.0]])
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def triplet(latent: Tensor, labels: list[int], margin: float, *, row_max: bool = False) -> float:

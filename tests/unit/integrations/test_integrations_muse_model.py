@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -24,19 +23,13 @@ from microsnoop_integrations.muse import Muse, MuseParameters, gating, training
 from microsnoop_integrations.muse import model as module
 from microsnoop_integrations.muse.modality import modality
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY: dict[str, Any] = {
     "latent": 8, "hidden": 16, "k": 10, "init_epochs": 2, "init_steps": 0, "n_epochs": 3, "n_steps": 0,
     "image_components": 6, "image_standardise": "no",
 }  # fmt: skip
 N, P, Q = 90, 14, 9
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def cells(n: int = N, *, seed: int = 0, spread: float = 0.4) -> tuple[NDArray, NDArray, NDArray[np.int64]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,18 +16,12 @@ from microsnoop_integrations.muse import training
 from microsnoop_integrations.muse.modality import Modality, modality
 from microsnoop_integrations.muse.training import Trainer, encode
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY: dict[str, Any] = {
     "latent": 4, "hidden": 6, "k": 5, "init_epochs": 2, "init_steps": 0, "n_epochs": 3, "n_steps": 0,
     "update_every": 2, "lr": 1e-3, "image_components": None, "gate": "none", "margin_sample": None,
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def cells(n: int = 80, *, seed: int = 0) -> tuple[list[Modality], list[NDArray[np.int64]]]:

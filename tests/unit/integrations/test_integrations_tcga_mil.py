@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from numpy.typing import NDArray
 
 from microsnoop.core.errors import InputError
@@ -19,6 +17,8 @@ from microsnoop_integrations.tcga.mil import cross_validate
 from microsnoop_integrations.tcga.mil_cohort import make_cohort
 from microsnoop_integrations.tcga.mil_probes import audit_sites, site_auc
 from microsnoop_integrations.tcga.mil_results import Predictions, judge_slide
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 F = 16
 HEADER: dict[str, Any] = {
@@ -33,14 +33,6 @@ TINY: dict[str, Any] = {
     "device": "cpu", "folds": 3, "repeats": 2, "n_best": 2, "epochs": 14, "patience": 8, "tiles": 16,
     "attention_width": 32, "hidden": 16, "blocks": 1, "bootstrap": 100, "lr": 0.01, "batch_slides": 8,
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def bag(slide: str, features: NDArray) -> Bag:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,8 @@ from microsnoop_integrations.tcga.folds import Folds
 from microsnoop_integrations.tcga.mil import cross_validate, fit_fold, gather
 from microsnoop_integrations.tcga.mil_cohort import make_cohort, plan_folds
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 F = 16
 HEADER: dict[str, Any] = {
     "encoder": {"name": "toy", "sha256": "0"},
@@ -31,14 +32,6 @@ TINY: dict[str, Any] = {
     "device": "cpu", "folds": 3, "repeats": 2, "n_best": 2, "epochs": 20, "patience": 8, "tiles": 16,
     "attention_width": 32, "hidden": 16, "blocks": 1, "bootstrap": 100, "lr": 0.01, "batch_slides": 8,
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def bag(slide: str, features: NDArray) -> Bag:

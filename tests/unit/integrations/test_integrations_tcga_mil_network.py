@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,16 +12,10 @@ from torch import Tensor
 from microsnoop.core.mil_config import MilSettings
 from microsnoop_integrations.tcga.mil_network import MilNetwork, count_parameters
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 F, N = 16, 9
 POOLINGS = ("attention", "gated", "mean", "max")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def network(classes: int = 2, **settings: Any) -> MilNetwork:

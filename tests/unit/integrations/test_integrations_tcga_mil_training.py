@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,8 @@ from microsnoop_integrations.tcga.mil_scaling import FeatureScaling, slide_means
 from microsnoop_integrations.tcga.mil_training import Part, TrainedMil, draw_tiles, judge, train
 from microsnoop_integrations.tcga.sampling import Weights
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 F = 6
 HEADER: dict[str, Any] = {
     "encoder": {"name": "toy", "sha256": "0"},
@@ -33,14 +34,6 @@ HEADER: dict[str, Any] = {
 TINY: dict[str, Any] = {
     "device": "cpu", "epochs": 4, "tiles": 5, "attention_width": 8, "hidden": 8, "blocks": 1, "batch_slides": 4,
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def bag(slide: str, features: NDArray) -> Bag:
