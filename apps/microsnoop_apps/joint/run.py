@@ -120,7 +120,7 @@ def write_cells(experiment: Experiment, maps: dict[str, Floats], out: Path) -> N
     paired, methods = experiment.loaded.paired, experiment.methods
     joint = [methods[m].found for m in ("concat", "wnn", "mofa", "published") if m in methods]
     single = [("rna", methods["transcripts"].found), ("image", methods["images"].found)]
-    model: Any = experiment.model
+    model = experiment.model
     data = build(paired, joint, model=model, single=single)
     for method, xy in maps.items():
         if method != "shuffled":

@@ -64,7 +64,7 @@ def single(
     Raises
     ------
     JointError
-        ``non_finite``, ``no_variance``, ``too_few_cells``.
+        ``not_finite``, ``no_variance``, ``too_few_cells``.
     """
     start = time.perf_counter()
     found = principal_components(x, components=components, seed=seed)
@@ -112,7 +112,7 @@ def principal_components(*blocks: Any, components: int = COMPONENTS, seed: int =
     Raises
     ------
     JointError
-        ``non_finite`` numbers; ``no_variance``: every cell has the same values in a matrix.
+        ``not_finite`` numbers; ``no_variance``: every cell has the same values in a matrix.
     ValueError
         Not matrices, a different number of rows, fewer than two, or ``components`` below 1.
     """

@@ -31,14 +31,24 @@ class FittedMuse(Protocol):
 
     parameters: Any
     latent_: NDArray[np.float32]
-    hidden_x_: NDArray[np.float32]
-    hidden_y_: NDArray[np.float32]
     labels_: NDArray[np.int64]
-    weight_x_: NDArray[np.float32]
-    history_: Mapping[str, Sequence[float]]
     margin_: float
-    findings_: Sequence[Any]
     seconds_: float
+
+    @property
+    def hidden_x_(self) -> NDArray[np.float32]: ...
+
+    @property
+    def hidden_y_(self) -> NDArray[np.float32]: ...
+
+    @property
+    def weight_x_(self) -> NDArray[np.float32]: ...
+
+    @property
+    def history_(self) -> Mapping[str, Sequence[float]]: ...
+
+    @property
+    def findings_(self) -> Sequence[Any]: ...
 
 
 def key_of(name: str) -> str:

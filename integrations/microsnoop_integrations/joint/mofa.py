@@ -63,7 +63,7 @@ def mofa(
     MissingDependency
         ``mofapy2`` is not installed.
     JointError
-        ``non_finite``, ``no_variance``, ``too_few_cells``; ``no_factor``: none explains 1 % of either view;
+        ``not_finite``, ``no_variance``, ``too_few_cells``; ``no_factor``: none explains 1 % of either view;
         ``mofa_failed``: the package gave up.
     ValueError
         Rows that differ in number, or settings below 1.

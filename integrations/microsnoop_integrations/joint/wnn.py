@@ -69,7 +69,7 @@ def wnn(
     MissingDependency
         ``muon`` is not installed.
     JointError
-        ``non_finite``, ``no_variance``, ``too_few_cells`` (n <= k + 1), ``mismatched_cells``; ``wnn_failed``: the
+        ``not_finite``, ``no_variance``, ``too_few_cells`` (n <= k + 1); ``wnn_failed``: the
         package gave no usable graph.
     ValueError
         Settings below 1, or not matrices of the same number of rows.
